@@ -1,0 +1,50 @@
+"""How Django REST framework learns who calls."""
+
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from rest_framework.authentication import BaseAuthentication, SessionAuthentication
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
+
+from accounts.credentials import Unauthenticated, authenticate, from_operator
+from accounts.principals import Principal
+
+
+class BearerAuthentication(BaseAuthentication):
+    """API keys and tokens in the Authorization header."""
+
+    def authenticate(self, request: Request) -> tuple[Principal, None] | None:
+        if "authorization" not in request.headers:
+            return None
+        try:
+            return authenticate({"authorization": request.headers["authorization"]}), None
+        except Unauthenticated as error:
+            raise AuthenticationFailed(str(error), code="unauthenticated") from error
+
+    def authenticate_header(self, _request: Request) -> str:
+        return "Bearer"
+
+
+class OperatorAuthentication(SessionAuthentication):
+    """The Django session of a staff user, with CSRF."""
+
+    def authenticate(self, request: Request) -> tuple[Principal, None] | None:  # type: ignore[override]
+        signed_in = super().authenticate(request)
+        if signed_in is None or not signed_in[0].is_staff:
+            return None
+        return from_operator(signed_in[0]), None
+
+
+class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = BearerAuthentication
+    name = "bearer"
+
+    def get_security_definition(self, _auto_schema: object) -> dict[str, str]:
+        return {"type": "http", "scheme": "bearer", "description": "An API key (`ff_…`) or a user's token."}
+
+
+class OperatorScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = OperatorAuthentication
+    name = "session"
+
+    def get_security_definition(self, _auto_schema: object) -> dict[str, str]:
+        return {"type": "apiKey", "in": "cookie", "name": "sessionid", "description": "An operator's session."}

@@ -1,0 +1,91 @@
+"""How the API reads and writes JSON, and how it refuses."""
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import IO, Any
+
+import msgspec
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
+from django.db import DatabaseError
+from django.http import Http404
+from rest_framework import exceptions
+from rest_framework.parsers import BaseParser
+from rest_framework.renderers import BaseRenderer
+from rest_framework.response import Response
+from rest_framework.views import set_rollback
+
+from accounts.errors import ApiError
+from realtime.strict_json import RefusedJSON, loads
+
+logger = logging.getLogger(__name__)
+
+CODES = {
+    401: "unauthenticated",
+    403: "denied",
+    404: "not_found",
+    405: "method_not_allowed",
+    406: "not_acceptable",
+    415: "unsupported_media_type",
+    429: "throttled",
+}
+
+
+class StrictJSONParser(BaseParser):
+    """Strict JSON up to a size: MESSAGE_MAX_BYTES, or the setting that the view names as `max_body_setting`."""
+
+    media_type = "application/json"
+
+    def parse(
+        self, _stream: IO[Any], _media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+    ) -> Any:
+        assert parser_context is not None
+        setting = getattr(parser_context["view"], "max_body_setting", "MESSAGE_MAX_BYTES")
+        most = getattr(settings, setting)
+        try:
+            body = parser_context["request"]._request.body
+        except RequestDataTooBig:
+            body = None
+        if body is None or len(body) > most:
+            raise ApiError(413, "too_large", f"The body has at most {most} bytes here ({setting}).")
+        try:
+            return loads(body)
+        except RefusedJSON as error:
+            raise ApiError(400, "malformed_json", f"The body is not JSON that is taken here: {error}.") from error
+
+
+class JSONRenderer(BaseRenderer):
+    media_type = "application/json"
+    format = "json"
+    charset = None
+
+    def render(
+        self, data: Any, _accepted_media_type: str | None = None, _renderer_context: Mapping[str, Any] | None = None
+    ) -> bytes:
+        return b"" if data is None else msgspec.json.encode(data)
+
+
+def exception_handler(error: Exception, _context: dict[str, Any]) -> Response | None:
+    """Every refusal in the API's one shape; what is not a refusal goes on as a 500 with a traceback in the log."""
+    set_rollback()
+    if isinstance(error, DatabaseError):
+        logger.warning("The database failed: %r", error)
+        error = ApiError(503, "database_unavailable", "The database does not answer: try again.", retry_after=1)
+    elif isinstance(error, Http404):
+        error = exceptions.NotFound()
+    if isinstance(error, exceptions.APIException):
+        headers = {"WWW-Authenticate": error.auth_header} if hasattr(error, "auth_header") else {}
+        wait = getattr(error, "wait", None)
+        code = CODES.get(error.status_code, "malformed")
+        refusal = ApiError(
+            error.status_code, code, str(error.detail), retry_after=math.ceil(wait) if wait is not None else None
+        )
+        return _response(refusal, headers)
+    return _response(error, {}) if isinstance(error, ApiError) else None
+
+
+def _response(error: ApiError, headers: dict[str, str]) -> Response:
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    return Response({"error": error.as_dict()}, status=error.status, headers=headers)

@@ -1,0 +1,81 @@
+"""Whether a process lives, whether it can serve, and what it counts."""
+
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from accounts.credentials import Unauthenticated, authenticate
+from realtime import runtime
+
+_LOOPBACK = {"127.0.0.1", "::1", ""}
+_migrated = False
+
+
+@require_safe
+@never_cache
+def livez(_request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"status": "ok"})
+
+
+@require_safe
+@never_cache
+def readyz(_request: HttpRequest) -> JsonResponse:
+    """503 when requests would fail; 200 and `degraded` when they are served, but live events come late."""
+    failing = _database_problems()
+    degraded = [] if runtime.bus_is_up() is not False else ["The bus is down: check REDIS_URL. Events come from the log."]
+    status = "failing" if failing else "degraded" if degraded else "ok"
+    return JsonResponse({"status": status, "problems": failing + degraded}, status=503 if failing else 200)
+
+
+def _database_problems() -> list[str]:
+    global _migrated
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        if not _migrated:
+            executor = MigrationExecutor(connection)
+            if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+                return ["Migrations are missing: run `manage.py migrate`."]
+            _migrated = True
+    except DatabaseError:
+        return ["The database does not answer: check DATABASE_URL."]
+    return []
+
+
+@require_safe
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Prometheus' text format, for loopback and holders of admin:read."""
+    if not _may_see_metrics(request):
+        return JsonResponse(
+            {"error": {"code": "denied", "message": "From elsewhere this needs a key with the scope admin:read."}},
+            status=403,
+        )
+    registry: Any = REGISTRY
+    if folder := multiprocess_folder():
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+def _may_see_metrics(request: HttpRequest) -> bool:
+    if request.META.get("REMOTE_ADDR", "") in _LOOPBACK and "x-forwarded-for" not in request.headers:
+        return True
+    try:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        return authenticate(headers).has_scope("admin:read")
+    except Unauthenticated:
+        return False
+
+
+def multiprocess_folder() -> Path | None:
+    """Where the processes share their counts, when there are several."""
+    folder = settings.PROMETHEUS_MULTIPROC_DIR
+    return Path(folder) if folder else None

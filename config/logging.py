@@ -1,0 +1,75 @@
+"""JSON log lines with a request id, and without credentials."""
+
+import logging
+import logging.config
+import re
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+# Where a credential may stand: a query parameter, a subprotocol, a header, a key or JWT anywhere.
+_CREDENTIALS = re.compile(
+    r"(?i)((?:authorization|ticket|token|access_token)=)[^&\s\"']+"
+    r"|(bearer[. ]+)[\w.~+/=-]+"
+    r"|\b(ff_)\w+"
+    r"|\b(eyJ)[\w-]+\.[\w-]+\.[\w-]*"
+)
+
+
+def redact(text: str) -> str:
+    """The text with every credential that can be recognised cut to its prefix."""
+    return _CREDENTIALS.sub(lambda match: f"{next(filter(None, match.groups()))}[redacted]", text)
+
+
+def _redact_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = redact(value)
+    return event
+
+
+def logging_config(level: str) -> None:
+    """Sends the standard library's and structlog's records through one JSON formatter to stderr."""
+    shared: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.format_exc_info,
+        _redact_event,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {
+                "json": {
+                    "()": structlog.stdlib.ProcessorFormatter,
+                    "foreign_pre_chain": shared,
+                    "processors": [
+                        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                        structlog.processors.EventRenamer("message"),
+                        structlog.processors.JSONRenderer(),
+                    ],
+                }
+            },
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+            "root": {"handlers": ["stderr"], "level": level},
+            "loggers": {
+                "uvicorn": {"level": level},
+                "uvicorn.access": {"handlers": [], "propagate": False},
+                "uvicorn.error": {"level": "WARNING"},  # Its INFO lines are one for each socket.
+                "django.request": {"level": "ERROR"},  # Its warnings are the callers' 4xx.
+                "django.channels.server": {"level": "WARNING"},
+                "daphne": {"level": "WARNING"},
+            },
+        }
+    )

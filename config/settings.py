@@ -1,0 +1,271 @@
+"""All settings, from the environment; an empty environment gives a working development set-up.
+
+Every variable read here has its row in docs/settings.md.
+"""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import environ
+from csp.constants import NONE, SELF
+from django.core.exceptions import ImproperlyConfigured
+
+from config.logging import logging_config
+
+env = environ.Env()
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+FANFARE_HOME = Path(env.str("FANFARE_HOME", default=str(BASE_DIR / ".fanfare"))).resolve()
+FANFARE_HOME.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def secret(name: str) -> str:
+    """The secret from the environment, else from its file (mode 600) in FANFARE_HOME, made on first use."""
+    if value := env.str(name, default=""):
+        return value
+    path = FANFARE_HOME / name.lower()
+    draft = FANFARE_HOME / f"{name.lower()}.{os.getpid()}"
+    if not path.exists():
+        with open(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(48))
+        try:
+            os.link(draft, path)  # Fails where another process was first: then its secret counts.
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_text()
+
+
+# --- Who we are -----------------------------------------------------------------------------------
+
+PRODUCTION = env.bool("PRODUCTION", default=False)
+DEBUG = env.bool("DEBUG", default=not PRODUCTION)
+DEMO = not PRODUCTION
+HOST = env.str("HOST", default="127.0.0.1")
+PORT = env.int("PORT", default=8000)
+WEB_PROCESSES = env.int("WEB_PROCESSES", default=1)
+LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
+PROMETHEUS_MULTIPROC_DIR = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
+
+SECRET_KEY = secret("SECRET_KEY")
+TOKEN_SIGNING_KEY = secret("TOKEN_SIGNING_KEY")
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[] if PRODUCTION else ["localhost", "127.0.0.1", "[::1]", HOST])
+ALLOWED_ORIGINS = env.list("ALLOWED_ORIGINS", default=[])
+
+if PRODUCTION:
+    if DEBUG:
+        raise ImproperlyConfigured("PRODUCTION=1 does not go with DEBUG=1: unset DEBUG.")
+    if not ALLOWED_HOSTS or "*" in ALLOWED_HOSTS:
+        raise ImproperlyConfigured("PRODUCTION=1 needs ALLOWED_HOSTS: the host names of this service, never '*'.")
+    for weak in (name for name in ("SECRET_KEY", "TOKEN_SIGNING_KEY") if len(secret(name)) < 32):
+        raise ImproperlyConfigured(f"{weak} is shorter than 32 characters: choose a long random one.")
+
+# --- The project ----------------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "daphne",  # First, so that `runserver` speaks ASGI.
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "config",
+    "accounts",
+    "notifications",
+    *(["demo"] if DEMO else []),
+]
+MIDDLEWARE = [
+    "config.middleware.RequestIdMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "config.urls"
+ASGI_APPLICATION = "config.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+STATIC_URL = "/static/"
+STATIC_ROOT = FANFARE_HOME / "static"
+STATIC_ROOT.mkdir(exist_ok=True)
+STATICFILES_DIRS = [BASE_DIR / "static"]
+LOGGING_CONFIG = None
+logging_config(LOG_LEVEL)
+
+# --- Database: the record -------------------------------------------------------------------------
+
+DATABASE_POOL = env.int("DATABASE_POOL", default=10)
+DATABASE_TIMEOUT = env.int("DATABASE_TIMEOUT", default=20)
+
+
+def database() -> dict[str, Any]:
+    config: dict[str, Any] = env.db_url("DATABASE_URL", default=f"sqlite:///{FANFARE_HOME / 'fanfare.sqlite3'}")
+    if config["ENGINE"].endswith("sqlite3"):
+        # WAL and IMMEDIATE: without them parallel writers fail with "database is locked".
+        config["OPTIONS"] = {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": DATABASE_TIMEOUT,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;",
+        }
+    else:
+        config["OPTIONS"] = {
+            **config.get("OPTIONS", {}),
+            "pool": {"min_size": 1, "max_size": DATABASE_POOL, "timeout": 5},
+            "connect_timeout": 5,
+            "options": f"-c lock_timeout=5s -c statement_timeout={DATABASE_TIMEOUT}s",
+        }
+    return config
+
+
+DATABASES = {"default": database()}
+
+# --- Redis or Valkey: the bus and the broker, never the only copy ---------------------------------
+
+REDIS_URL = env.str("REDIS_URL", default=f"unix://{FANFARE_HOME / 'valkey.sock'}")
+REDIS_TIMEOUT = 2.0  # Seconds. With none, a stopped Redis blocks every publisher for ever.
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {
+            "hosts": [
+                {
+                    "address": REDIS_URL,
+                    "socket_timeout": REDIS_TIMEOUT,
+                    "socket_connect_timeout": REDIS_TIMEOUT,
+                }
+            ],
+            "prefix": "fanfare",
+        },
+    }
+}
+
+CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    # A task whose worker was killed comes back after this many seconds; both restore options at 1, or it takes 100.
+    "visibility_timeout": 120,
+    "unacked_restore_interval": 1,
+    "unacked_restore_throttle": 1,
+    "socket_timeout": 30,
+    "socket_connect_timeout": REDIS_TIMEOUT,
+}
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_TIME_LIMIT = 100  # Below the visibility timeout, so that no task runs twice at once.
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_REDIRECT_STDOUTS = False
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_SERIALIZER = "json"
+CELERY_TIMEZONE = "UTC"
+CELERY_BEAT_SCHEDULE = {
+    "publish-due": {"task": "notifications.tasks.publish_due", "schedule": 1.0, "options": {"expires": 5}},
+    "purge": {"task": "notifications.tasks.purge", "schedule": 60.0, "options": {"expires": 60}},
+}
+
+# --- The log --------------------------------------------------------------------------------------
+
+RETENTION_DAYS = env.int("RETENTION_DAYS", default=30)
+IDEMPOTENCY_DAYS = env.int("IDEMPOTENCY_DAYS", default=14)
+SCHEDULE_MAX_DAYS = env.int("SCHEDULE_MAX_DAYS", default=365)
+MESSAGE_MAX_BYTES = env.int("MESSAGE_MAX_BYTES", default=64 * 1024)
+BATCH_MAX_BYTES = env.int("BATCH_MAX_BYTES", default=8 * 1024 * 1024)
+BATCH_MAX_MESSAGES = env.int("BATCH_MAX_MESSAGES", default=10_000)
+DATA_UPLOAD_MAX_MEMORY_SIZE = BATCH_MAX_BYTES
+MESSAGE_SINKS: list[str] = []
+
+# --- Live -----------------------------------------------------------------------------------------
+
+REALTIME_TOPICS = {
+    "user": "notifications.topics.UserTopic",
+    "account": "notifications.topics.AccountTopic",
+    "all": "notifications.topics.AllTopic",
+    "topic": "notifications.topics.NamedTopic",
+}
+REALTIME_LOG = "notifications.topics.DatabaseLog"
+REALTIME_DATABASE_THREADS = env.int("REALTIME_DATABASE_THREADS", default=4)
+POSITION_CHECK_SECONDS = env.float("POSITION_CHECK_SECONDS", default=25.0)
+RECOVERY_LIMIT = env.int("RECOVERY_LIMIT", default=1000)
+OUTBOX_MAX_BYTES = env.int("OUTBOX_MAX_BYTES", default=1024 * 1024)
+FRAME_MAX_BYTES = env.int("FRAME_MAX_BYTES", default=64 * 1024)
+TOPICS_PER_CONNECTION = env.int("TOPICS_PER_CONNECTION", default=128)
+BUS_QUEUE_EVENTS = env.int("BUS_QUEUE_EVENTS", default=100_000)
+QUERY_CREDENTIALS = env.bool("QUERY_CREDENTIALS", default=True)
+
+# --- Web ------------------------------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "accounts.authentication.BearerAuthentication",
+        "accounts.authentication.OperatorAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PARSER_CLASSES": ["config.api.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["config.api.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "config.api.exception_handler",
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Fanfare",
+    "DESCRIPTION": "Notifications, live, for any application.",
+    "VERSION": "1",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+}
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "connect-src": [SELF],
+        "img-src": [SELF, "data:"],
+        "object-src": [NONE],
+        "base-uri": [NONE],
+        "frame-ancestors": [NONE],
+        "form-action": [SELF],
+    }
+}
+X_FRAME_OPTIONS = "DENY"
+SECURE_REFERRER_POLICY = "same-origin"
+CSRF_TRUSTED_ORIGINS = ALLOWED_ORIGINS
+LOGIN_URL = "admin:login"
+if PRODUCTION:
+    SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=True)
+    SECURE_REDIRECT_EXEMPT = [r"^livez$", r"^readyz$", r"^metrics$"]
+    SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=365 * 24 * 3600)
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = True
+    SECURE_HSTS_PRELOAD = True
+    SESSION_COOKIE_SECURE = True
+    CSRF_COOKIE_SECURE = True
+    if env.bool("BEHIND_TLS_PROXY", default=False):
+        SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")

@@ -1,0 +1,35 @@
+"""The URL map. What waits (sockets, streams, polls) is routed in asgi.py."""
+
+from django.conf import settings
+from django.contrib import admin
+from django.http import HttpRequest, JsonResponse
+from django.urls import include, path, re_path
+from django.views.generic import RedirectView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+
+from config import health, schema  # noqa: F401 (schema registers itself)
+
+
+def no_such_route(_request: HttpRequest, **_parts: str) -> JsonResponse:
+    return JsonResponse(
+        {"error": {"code": "not_found", "message": "There is no such route: see /api/docs."}}, status=404
+    )
+
+
+urlpatterns = [
+    path("livez", health.livez),
+    path("readyz", health.readyz),
+    path("metrics", health.metrics),
+    path("admin/", admin.site.urls),
+    path("accounts/", include("accounts.urls")),
+    path("api/schema", SpectacularAPIView.as_view(authentication_classes=[], permission_classes=[]), name="schema"),
+    path(
+        "api/docs",
+        SpectacularSwaggerSplitView.as_view(url_name="schema", authentication_classes=[], permission_classes=[]),
+        name="docs",
+    ),
+    path("api/", include("notifications.urls")),
+    re_path(r"^api/(?P<rest>.*)$", no_such_route),
+    *([path("demo/", include("demo.urls"))] if settings.DEMO else []),
+    path("", RedirectView.as_view(url="/demo/" if settings.DEMO else "/api/docs")),
+]

@@ -1,0 +1,45 @@
+"""The demo page: two users beside each other, each with a short credential of its own. Never in production."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Literal, get_args
+
+import msgspec
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import ensure_csrf_cookie
+from django.views.decorators.http import require_GET, require_POST
+
+from accounts import tokens
+
+User = Literal["alice", "bob"]
+USERS: tuple[User, ...] = get_args(User)
+ROOM = "topic.demo-room"
+TOKEN_SECONDS = 15 * 60
+
+
+class TokenRequest(msgspec.Struct):
+    user: User
+
+
+@require_GET
+@never_cache
+@ensure_csrf_cookie
+def page(request: HttpRequest) -> HttpResponse:
+    """The page; its script asks for the tokens."""
+    return render(request, "demo.html", {"users": USERS, "room": ROOM, "origin": request.build_absolute_uri("/")[:-1]})
+
+
+@require_POST
+@never_cache
+def token(request: HttpRequest) -> JsonResponse:
+    """`{user}` -> `{token, expires_at}`: acts for that user, and may write to the other one and to the room."""
+    try:
+        user = msgspec.json.decode(request.body, type=TokenRequest).user
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        message = f'Send {{"user": …}} with one of: {", ".join(USERS)}.'
+        return JsonResponse({"error": {"code": "malformed", "message": message}}, status=400)
+    others = [f"user.{other}" for other in USERS if other != user]
+    expires_at = datetime.now(UTC) + timedelta(seconds=TOKEN_SECONDS)
+    credential = tokens.mint(user, ttl=TOKEN_SECONDS, subscribe=[ROOM], publish=[*others, ROOM])
+    return JsonResponse({"token": credential, "expires_at": expires_at.isoformat(timespec="seconds")})

@@ -1,0 +1,78 @@
+"""From a request's notification to a draft for the log: every rule that a notification has to keep."""
+
+from datetime import timedelta
+
+import msgspec
+from django.conf import settings
+from django.utils import timezone
+from msgspec import UNSET
+
+from accounts.errors import ApiError
+from accounts.principals import Principal
+from accounts.requests import wrong
+from notifications.idempotency import Claim
+from notifications.log import Draft
+from notifications.shapes import Notification, Target
+from realtime.topics import resolve, valid_key
+
+
+def draft(notification: Notification, principal: Principal, claim: Claim | None = None) -> Draft:
+    """Raises ApiError 400, 403, 413 or 422."""
+    topics = _topics(notification.to)
+    for topic in topics:
+        if not resolve(topic).may_publish(principal, topic):
+            raise ApiError(403, "denied", f"This credential may not send to {topic}.")
+    for name, text in (("type", notification.type), ("key", notification.key)):
+        if not text.isprintable():
+            raise wrong(name, "printable text")
+    _check_rules(notification)
+    data = msgspec.json.encode(notification.data)
+    if len(data) > settings.MESSAGE_MAX_BYTES:
+        raise ApiError(
+            413, "too_large", f"data: {settings.MESSAGE_MAX_BYTES} bytes at most (MESSAGE_MAX_BYTES): send a link."
+        )
+    return Draft(
+        topics,
+        data,
+        type=notification.type,
+        sender=principal.user or "",
+        key=notification.key,
+        ttl=notification.ttl,
+        send_at=notification.send_at if notification.send_at and notification.send_at > timezone.now() else None,
+        store=notification.store,
+        exclude_users=frozenset(notification.exclude_users),
+        claim=claim,
+    )
+
+
+def _topics(to: Target) -> list[str]:
+    """The topics that a target names; users that are named twice count once."""
+    given = [name for name in to.__struct_fields__ if getattr(to, name) is not UNSET]
+    if len(given) != 1:
+        raise wrong("to", "exactly one of user, users, account, topic, all")
+    (kind,) = given
+    if kind == "all":
+        if to.all is not True:
+            raise wrong("to.all", "true")
+        return ["all"]
+    value = getattr(to, kind)
+    keys = list(dict.fromkeys(value)) if kind == "users" else [value]
+    if not all(valid_key(key) for key in keys):
+        raise wrong(f"to.{kind}", "1-200 bytes of printable text without comma")
+    return [f"{'user' if kind == 'users' else kind}.{key}" for key in keys]
+
+
+def _check_rules(notification: Notification) -> None:
+    if notification.exclude_users and notification.to.account is UNSET and notification.to.all is UNSET:
+        raise _refused("exclude_users", "goes with to.account or to.all only")
+    if not all(valid_key(user) for user in notification.exclude_users):
+        raise wrong("exclude_users", "1-200 bytes of printable text without comma, each")
+    if not notification.store and (notification.ttl is not None or notification.send_at is not None):
+        raise _refused("store", "false does not go with ttl or send_at: what is not stored goes out now")
+    latest = timezone.now() + timedelta(days=settings.SCHEDULE_MAX_DAYS)
+    if notification.send_at and notification.send_at > latest:
+        raise _refused("send_at", f"at most {settings.SCHEDULE_MAX_DAYS} days ahead (SCHEDULE_MAX_DAYS)")
+
+
+def _refused(field: str, why: str) -> ApiError:
+    return ApiError(422, "refused", f"{field} {why}.", fields={field: why})

@@ -1,0 +1,284 @@
+"""Accepting messages: one function, one transaction, a result for each item."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Protocol
+
+import msgspec
+from django.conf import settings
+from django.db import connection, transaction
+from django.utils import timezone
+from django.utils.module_loading import import_string
+
+from accounts.errors import ApiError
+from notifications import idempotency
+from notifications.idempotency import Claim
+from notifications.models import IdempotencyKey, Message, Receipt, Topic, new_epoch
+from realtime import bus, protocol
+from realtime.frames import Event
+
+TOPICS_A_STATEMENT = 5000
+ROWS_A_STATEMENT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One item to accept: the same message for each of `topics`. It is well-formed and allowed already.
+
+    `data` is JSON. `ttl` is in seconds from when it is sent. `store=False`: it goes to who listens now, at most
+    once, and is not kept. Drafts that share a `claim` are one request.
+    """
+
+    topics: Sequence[str]
+    data: bytes
+    type: str = "message"
+    sender: str = ""
+    key: str = ""
+    ttl: int | None = None
+    send_at: datetime | None = None
+    store: bool = True
+    exclude_users: frozenset[str] = frozenset()
+    claim: Claim | None = None
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """Where a message stands: no offset for one that is scheduled (yet) or not stored."""
+
+    id: str
+    topic: str
+    epoch: str | None
+    offset: int | None
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What became of a draft: one entry for each of its topics. `replayed`: it was accepted before."""
+
+    accepted: list[Accepted]
+    replayed: bool = False
+
+
+class MessageSink(Protocol):
+    """A function of MESSAGE_SINKS: writes rows of its own for new messages, inside their transaction."""
+
+    def __call__(self, messages: Sequence[Message]) -> None: ...
+
+
+def accept(drafts: Sequence[Draft]) -> list[Result | ApiError]:
+    """Stores drafts and publishes them after commit -> a result for each, in order.
+
+    All or nothing is stored; only a draft whose claim does not hold is left out, with its ApiError as result. When
+    this returns, what was accepted is in the database; live delivery follows, in the order of offsets. Raises
+    ApiError 409 while an equal claim is being carried out elsewhere, 413 for more than BATCH_MAX_MESSAGES messages.
+    """
+    if sum(len(draft.topics) for draft in drafts) > settings.BATCH_MAX_MESSAGES:
+        raise ApiError(
+            413, "too_many_messages", f"At most {settings.BATCH_MAX_MESSAGES} messages at once (BATCH_MAX_MESSAGES)."
+        )
+    if not any(draft.store or draft.claim for draft in drafts):
+        entries = _entries(drafts)
+        bus.publish(entry.event() for entry in entries)
+        return _results(drafts, {}, entries)
+    with transaction.atomic():
+        claims = idempotency.take(draft.claim for draft in drafts if draft.claim)
+        entries = _entries([draft for draft in drafts if _is_fresh(draft, claims)])
+        _store([entry for entry in entries if entry.draft.store])
+        results = _results(drafts, claims, entries)
+        _keep_replies(drafts, claims, results)
+        events = [entry.event() for entry in entries if entry.draft.send_at is None]
+        transaction.on_commit(lambda: bus.publish(events))
+    return results
+
+
+def publish_due(limit: int = ROWS_A_STATEMENT) -> int:
+    """Gives scheduled messages that are due their offsets, and publishes them -> how many.
+
+    At most once each, whoever else does the same at the same time.
+    """
+    with transaction.atomic():
+        due = list(
+            Message.objects.filter(offset=None, recalled_at=None, send_at__lte=timezone.now())
+            .select_related("topic")
+            .select_for_update(of=("self",), skip_locked=connection.features.has_select_for_update_skip_locked)
+            .order_by("send_at", "id")[:limit]
+        )
+        heads = _move_heads(Counter(message.topic.name for message in due))
+        now = timezone.now()
+        events = []
+        for message in due:
+            message.offset, message.created_at = next(heads[message.topic.name].offsets), now
+            events.append(message_event(message, message.topic.name, heads[message.topic.name].epoch))
+        Message.objects.bulk_update(due, ["offset", "created_at"], batch_size=200)
+        events = with_exclusions(due, events)
+        transaction.on_commit(lambda: bus.publish(events))
+    return len(due)
+
+
+def message_event(message: Message, topic: str, epoch: str | None, exclude: frozenset[str] = frozenset()) -> Event:
+    """The event that carries a message to those who listen."""
+    return Event(
+        topic,
+        protocol.message(
+            topic=topic,
+            offset=message.offset,
+            id=str(message.id),
+            type=message.type,
+            data=message.data.encode(),
+            created_at=message.created_at,
+            expires_at=message.expires_at,
+            sender=message.sender,
+        ),
+        epoch=epoch if message.offset is not None else None,
+        offset=message.offset,
+        exclude=exclude,
+        expires_at=message.expires_at.timestamp() if message.expires_at else None,
+    )
+
+
+def with_exclusions(messages: Sequence[Message], events: Sequence[Event]) -> list[Event]:
+    """The events of these messages, each with the users that it is not for: one query where any has some."""
+    excluded: dict[Any, set[str]] = {message.id: set() for message in messages if message.has_exclusions}
+    if excluded:
+        for message_id, user in Receipt.objects.filter(message__in=excluded, excluded=True).values_list(
+            "message_id", "user"
+        ):
+            excluded[message_id].add(user)
+    return [
+        replace(event, exclude=frozenset(excluded[message.id])) if message.has_exclusions else event
+        for message, event in zip(messages, events, strict=True)
+    ]
+
+
+# --- Inside the transaction -----------------------------------------------------------------------
+
+Claims = Mapping[Claim, IdempotencyKey | ApiError]
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One message of a draft on its way into one topic."""
+
+    draft: Draft
+    topic: str
+    message: Message
+    epoch: str | None = None
+
+    def accepted(self) -> Accepted:
+        return Accepted(str(self.message.id), self.topic, self.epoch, self.message.offset)
+
+    def event(self) -> Event:
+        return message_event(self.message, self.topic, self.epoch, self.draft.exclude_users)
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    topic_id: int
+    epoch: str
+    offsets: Iterator[int]  # Those that are ours now.
+
+
+def _is_fresh(draft: Draft, claims: Claims) -> bool:
+    if draft.claim is None:
+        return True
+    row = claims[draft.claim]
+    return isinstance(row, IdempotencyKey) and not row.reply
+
+
+def _entries(drafts: Iterable[Draft]) -> list[_Entry]:
+    now = timezone.now()
+    entries = []
+    for draft in drafts:
+        data = draft.data.decode()
+        expires_at = (draft.send_at or now) + timedelta(seconds=draft.ttl) if draft.ttl else None
+        for topic in draft.topics:
+            message = Message(
+                type=draft.type,
+                data=data,
+                sender=draft.sender,
+                key=draft.key,
+                created_at=now,
+                send_at=draft.send_at,
+                expires_at=expires_at,
+                has_exclusions=bool(draft.exclude_users),
+            )
+            entries.append(_Entry(draft, topic, message))
+    return entries
+
+
+def _store(entries: Sequence[_Entry]) -> None:
+    counts = Counter({entry.topic: 0 for entry in entries})  # A scheduled message needs its topic, not yet an offset.
+    counts.update(entry.topic for entry in entries if entry.draft.send_at is None)
+    heads = _move_heads(counts)
+    now = timezone.now()  # After the locks: within a topic, time does not run against the offsets.
+    for entry in entries:
+        head = heads[entry.topic]
+        entry.message.topic_id = head.topic_id
+        if entry.draft.send_at is None:
+            entry.epoch, entry.message.offset, entry.message.created_at = head.epoch, next(head.offsets), now
+    messages = [entry.message for entry in entries]
+    Message.objects.bulk_create(messages, batch_size=ROWS_A_STATEMENT)
+    Receipt.objects.bulk_create(
+        [
+            Receipt(message=entry.message, user=user, excluded=True)
+            for entry in entries
+            for user in sorted(entry.draft.exclude_users)
+        ],
+        batch_size=ROWS_A_STATEMENT,
+    )
+    for path in settings.MESSAGE_SINKS:
+        sink: MessageSink = import_string(path)
+        sink(messages)
+
+
+def _move_heads(counts: Mapping[str, int]) -> dict[str, _Head]:
+    """Locks topics in the order of their names, makes those that are missing, and takes `counts` offsets of each."""
+    heads: dict[str, _Head] = {}
+    names = sorted(counts)
+    for start in range(0, len(names), TOPICS_A_STATEMENT):
+        some = names[start : start + TOPICS_A_STATEMENT]
+        table = connection.ops.quote_name(Topic._meta.db_table)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"INSERT INTO {table} (name, epoch, head, tail) "  # noqa: S608 (the table is ours)
+                f"VALUES {', '.join(['(%s, %s, %s, 1)'] * len(some))} "
+                f"ON CONFLICT (name) DO UPDATE SET head = {table}.head + excluded.head RETURNING name, id, epoch, head",
+                [value for name in some for value in (name, new_epoch(), counts[name])],
+            )
+            for name, topic_id, epoch, head in cursor.fetchall():
+                heads[name] = _Head(topic_id, epoch, iter(range(head - counts[name] + 1, head + 1)))
+    return heads
+
+
+def _results(drafts: Iterable[Draft], claims: Claims, entries: Iterable[_Entry]) -> list[Result | ApiError]:
+    made = iter(entries)
+    replays = {
+        claim: iter(msgspec.json.decode(row.reply, type=list[list[Accepted]]))
+        for claim, row in claims.items()
+        if isinstance(row, IdempotencyKey) and row.reply
+    }
+    results: list[Result | ApiError] = []
+    for draft in drafts:
+        row = claims.get(draft.claim) if draft.claim else None
+        if isinstance(row, ApiError):
+            results.append(row)
+        elif draft.claim in replays:
+            results.append(Result(next(replays[draft.claim]), replayed=True))
+        else:
+            results.append(Result([entry.accepted() for entry in islice(made, len(draft.topics))]))
+    return results
+
+
+def _keep_replies(drafts: Sequence[Draft], claims: Claims, results: Sequence[Result | ApiError]) -> None:
+    replies: dict[Claim, list[list[Accepted]]] = {}
+    for draft, result in zip(drafts, results, strict=True):
+        if draft.claim and isinstance(result, Result) and not result.replayed:
+            replies.setdefault(draft.claim, []).append(result.accepted)
+    rows = []
+    for claim, reply in replies.items():
+        row = claims[claim]
+        assert isinstance(row, IdempotencyKey)
+        row.reply = msgspec.json.encode(reply).decode()
+        rows.append(row)
+    idempotency.keep(rows)

@@ -1,0 +1,133 @@
+"""The bodies of the notification API: one definition each, for views, schema and tests."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+UserId = Annotated[str, Meta(min_length=1, max_length=200, description="As the application names its user.")]
+
+
+class Target(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Whom a notification is for: exactly one of these."""
+
+    user: UserId | UnsetType = UNSET
+    users: Annotated[list[UserId], Meta(min_length=1, max_length=1000)] | UnsetType = UNSET
+    account: Annotated[str, Meta(min_length=1, max_length=200)] | UnsetType = UNSET
+    topic: Annotated[str, Meta(min_length=1, max_length=200)] | UnsetType = UNSET
+    all: bool | UnsetType = UNSET
+
+
+class Notification(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A notification to send."""
+
+    to: Target
+    data: Annotated[Any, Meta(description="Any JSON, up to 64 KiB: what the receivers get.")]
+    type: Annotated[str, Meta(min_length=1, max_length=100)] = "message"
+    ttl: Annotated[int, Meta(ge=1, le=31_536_000, description="Seconds until it expires.")] | None = None
+    send_at: Annotated[datetime, Meta(tz=True, description="Sent then, within 2 s.")] | None = None
+    key: Annotated[str, Meta(max_length=200, description="A label to recall it by; need not be unique.")] = ""
+    store: Annotated[bool, Meta(description="False: only for who listens now, not kept.")] = True
+    exclude_users: Annotated[list[UserId], Meta(max_length=1000)] = []
+
+
+class Accepted(Struct):
+    """Where a message stands in its topic. `offset` is null when it is scheduled or not stored."""
+
+    id: str
+    topic: str
+    epoch: str | None
+    offset: int | None
+
+
+class AcceptedForUser(Struct):
+    user: str
+    id: str
+    topic: str
+    epoch: str | None
+    offset: int | None
+
+
+class AcceptedForUsers(Struct):
+    """The reply for `{users}`: a message for each."""
+
+    messages: list[AcceptedForUser]
+
+
+class Problem(Struct, omit_defaults=True):
+    code: str
+    message: str
+    fields: dict[str, str] = {}
+
+
+class Error(Struct):
+    """What every refusal looks like."""
+
+    error: Problem
+
+
+class Batch(Struct, forbid_unknown_fields=True):
+    # The items are shaped one by one, so that a bad one does not fail its neighbours.
+    notifications: Annotated[list[Any], Meta(min_length=1, max_length=1000)]
+
+
+class BatchBody(Struct):
+    """Up to 1000 notifications."""
+
+    notifications: Annotated[list[Notification], Meta(min_length=1, max_length=1000)]
+
+
+class BatchResult(Struct, omit_defaults=True):
+    """What became of one notification: status 202 with its place, or an error."""
+
+    status: int
+    id: str | UnsetType = UNSET
+    topic: str | UnsetType = UNSET
+    epoch: str | None | UnsetType = UNSET
+    offset: int | None | UnsetType = UNSET
+    messages: list[AcceptedForUser] | UnsetType = UNSET
+    error: Problem | UnsetType = UNSET
+
+
+class BatchResults(Struct):
+    results: list[BatchResult]
+
+
+class Message(Struct, omit_defaults=True):
+    id: str
+    topic: str
+    offset: int | None
+    type: str
+    data: Any
+    created_at: datetime
+    expires_at: datetime | None
+    sender: str | UnsetType = UNSET
+
+
+class Step(Struct):
+    what: str
+    at: datetime
+
+
+class MessageWithTimeline(Message, kw_only=True):
+    key: str
+    timeline: list[Step]
+
+
+class Messages(Struct):
+    messages: list[Message]
+    next: str | None
+
+
+class TopicMessages(Struct):
+    messages: list[Message]
+    epoch: str | None
+    head: int
+    tail: int
+
+
+class Recalled(Struct):
+    """The ids that were recalled now; `more`: there are others with this key, call again."""
+
+    recalled: list[str]
+    more: bool

@@ -1,0 +1,74 @@
+"""The topics of the log: who may read and write them, and how the hub reads them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from accounts.errors import ApiError
+from accounts.principals import Principal
+from notifications import history, log
+from realtime.database import in_database
+from realtime.hub import Page, Position
+from realtime.topics import Topic
+
+TYPE_MAX = 100
+
+
+class DatabaseLog:
+    """Where the hub reads the truth (realtime.hub.Log)."""
+
+    async def positions(self, names: Sequence[str]) -> Mapping[str, Position]:
+        return await in_database(history.positions, names)
+
+    async def read(self, name: str, after: int, limit: int) -> Page:
+        return await in_database(history.read, name, after, limit)
+
+
+class LogTopic(Topic):
+    """Services read and write by their scopes; users by capability, and by what the subclass adds."""
+
+    def may_subscribe(self, principal: Principal, name: str) -> bool:
+        return (
+            principal.has_scope("notifications:read")
+            or principal.can_subscribe(name)
+            or (principal.user is not None and self._is_own(principal, name))
+        )
+
+    def may_publish(self, principal: Principal, name: str) -> bool:
+        return principal.has_scope("notifications:write") or principal.can_publish(name)
+
+    def publish(self, principal: Principal, name: str, type: str, data: Any) -> dict[str, Any]:
+        if not 1 <= len(type) <= TYPE_MAX:
+            raise ApiError(400, "malformed", f"type: 1-{TYPE_MAX} characters.")
+        draft = log.Draft([name], msgspec.json.encode(data), type=type, sender=principal.user or "")
+        (result,) = log.accept([draft])
+        assert isinstance(result, log.Result)
+        return msgspec.structs.asdict(result.accepted[0])
+
+    def _is_own(self, principal: Principal, name: str) -> bool:
+        return False
+
+
+class UserTopic(LogTopic):
+    def _is_own(self, principal: Principal, name: str) -> bool:
+        return name == f"user.{principal.user}"
+
+
+class AccountTopic(LogTopic):
+    shared = True
+
+    def _is_own(self, principal: Principal, name: str) -> bool:
+        return principal.account is not None and name == f"account.{principal.account}"
+
+
+class AllTopic(LogTopic):
+    keyed = False
+    shared = True
+
+    def _is_own(self, principal: Principal, name: str) -> bool:
+        return True
+
+
+class NamedTopic(LogTopic):
+    shared = True

@@ -1,0 +1,10 @@
+from django.urls import path
+
+from notifications import views
+
+urlpatterns = [
+    path("notifications", views.Notifications.as_view()),
+    path("notifications/batch", views.Batch.as_view()),
+    path("notifications/<uuid:message_id>", views.OneNotification.as_view()),
+    path("topics/<path:topic>/messages", views.TopicMessages.as_view()),
+]

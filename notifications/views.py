@@ -1,0 +1,243 @@
+"""The notification API. A view says who may and when; the services say what."""
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from django.conf import settings
+from django.utils import timezone
+from drf_spectacular.utils import OpenApiParameter, PolymorphicProxySerializer, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from accounts.errors import ApiError
+from accounts.principals import Principal
+from accounts.requests import cursor, integer, moment, page_limit, seal_cursor, shaped, wrong
+from notifications import history, shapes
+from notifications.drafts import draft
+from notifications.idempotency import Claim
+from notifications.log import Draft, Result, accept
+from notifications.models import Message
+from realtime.topics import resolve, valid_key
+
+HISTORY = timedelta(days=7)
+LOG_PAGE_MAX = 1000
+
+ERRORS = dict.fromkeys((400, 401, 403, 409, 413, 415, 422, 429, 503), shapes.Error)
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key", str, OpenApiParameter.HEADER, description="Repeats with it get the first reply, for 14 days."
+)
+
+SENT = PolymorphicProxySerializer(
+    "Sent", [shapes.Accepted, shapes.AcceptedForUsers], resource_type_field_name=None, many=False
+)
+
+
+def query(name: str, description: str, kind: type = str, *, required: bool = False) -> OpenApiParameter:
+    return OpenApiParameter(name, kind, OpenApiParameter.QUERY, description=description, required=required)
+
+
+class Notifications(APIView):
+    @extend_schema(
+        operation_id="send",
+        summary="Send a notification",
+        parameters=[IDEMPOTENCY_KEY],
+        request=shapes.Notification,
+        responses={202: SENT, **ERRORS},
+    )
+    def post(self, request: Request) -> Response:
+        notification = shaped(request.data, shapes.Notification)
+        (result,) = accept([draft(notification, request.user, _claim(request, "notifications"))])
+        if isinstance(result, ApiError):
+            raise result
+        return _accepted(_reply(notification, result), replayed=result.replayed)
+
+    @extend_schema(
+        operation_id="history",
+        summary="A topic's messages, newest first",
+        parameters=[
+            query("user", "Messages to this user; a user's own by default."),
+            query("topic", "Messages to this topic."),
+            query("start", "From when; default: 7 days ago."),
+            query("end", "Until when; default: now."),
+            query("type", "Only these types, separated by commas."),
+            query("q", "Only those whose data contains this text."),
+            query("cursor", "The `next` of the page before."),
+            query("limit", "25 by default, 100 at most.", int),
+        ],
+        responses={200: shapes.Messages, **ERRORS},
+    )
+    def get(self, request: Request) -> Response:
+        name = _history_topic(request)
+        now = timezone.now()
+        place = cursor(request, tuple[datetime, int])
+        if place and place[0].tzinfo is None:
+            raise wrong("cursor", "the `next` of an earlier page")
+        messages, after = history.search(
+            name,
+            start=moment(request, "start") or now - HISTORY,
+            end=moment(request, "end") or now,
+            types=[type for type in request.query_params.get("type", "").split(",") if type],
+            text=request.query_params.get("q", "").replace("\0", ""),
+            reader=request.user.user,
+            before=place,
+            limit=page_limit(request),
+        )
+        return Response({"messages": messages, "next": seal_cursor(*after) if after else None})
+
+    @extend_schema(
+        operation_id="recall_by_key",
+        summary="Recall every message with a key",
+        parameters=[
+            query("key", "The key that they were sent with.", required=True),
+            query("user", "Only those to this user."),
+        ],
+        responses={200: shapes.Recalled, **ERRORS},
+    )
+    def delete(self, request: Request) -> Response:
+        request.user.require_scope("notifications:write")
+        key = request.query_params.get("key", "")
+        if not key or "\0" in key:
+            raise wrong("key", "the key that the messages were sent with")
+        found = Message.objects.filter(key=key)
+        if user := request.query_params.get("user"):
+            found = found.filter(topic__name=_own_topic(user))
+        recalled = history.recall(found)
+        return Response({"recalled": recalled, "more": len(recalled) == history.RECALL_AT_ONCE})
+
+
+class Batch(APIView):
+    max_body_setting = "BATCH_MAX_BYTES"
+
+    @extend_schema(
+        operation_id="send_batch",
+        summary="Send up to 1000 notifications",
+        parameters=[IDEMPOTENCY_KEY],
+        request=shapes.BatchBody,
+        responses={202: shapes.BatchResults, **ERRORS},
+    )
+    def post(self, request: Request) -> Response:
+        items = shaped(request.data, shapes.Batch).notifications
+        claim = _claim(request, "batch")
+        tried = [_try_draft(item, index, request.user, claim) for index, item in enumerate(items)]
+        results = iter(accept([one for _, one in tried if isinstance(one, Draft)]))
+        replayed = False
+        shown: list[dict[str, Any]] = []
+        for notification, one in tried:
+            outcome = one if isinstance(one, ApiError) else next(results)
+            if isinstance(outcome, ApiError):
+                if claim and outcome.code == "idempotency_mismatch":
+                    raise outcome
+                shown.append({"status": outcome.status, "error": outcome.as_dict()})
+            else:
+                replayed = replayed or outcome.replayed
+                assert notification is not None
+                shown.append({"status": 202, **_reply(notification, outcome)})
+        return _accepted({"results": shown}, replayed=replayed)
+
+
+class OneNotification(APIView):
+    @extend_schema(
+        operation_id="message",
+        summary="A message and what happened to it",
+        responses={200: shapes.MessageWithTimeline, 404: shapes.Error, 410: shapes.Error, **ERRORS},
+    )
+    def get(self, request: Request, message_id: UUID) -> Response:
+        message = history.get(message_id)
+        user = request.user.user
+        if user is None:
+            request.user.require_scope("notifications:read")
+        elif not resolve(message.topic.name).may_subscribe(request.user, message.topic.name) or not history.is_for(
+            message, user
+        ):
+            raise ApiError(404, "unknown_message", "There is no message with this id.")
+        if user is not None and (message.recalled_at or message.offset is None):
+            raise ApiError(410, "gone", "This message is not there (any more).")
+        shown = history.as_dict(message, message.topic.name)
+        return Response(shown | {"key": message.key if user is None else "", "timeline": history.timeline(message)})
+
+    @extend_schema(
+        operation_id="recall",
+        summary="Recall a message, or cancel a scheduled one",
+        responses={204: None, 404: shapes.Error, **ERRORS},
+    )
+    def delete(self, request: Request, message_id: UUID) -> Response:
+        request.user.require_scope("notifications:write")
+        history.get(message_id)
+        history.recall(Message.objects.filter(pk=message_id))
+        return Response(status=204)
+
+
+class TopicMessages(APIView):
+    @extend_schema(
+        operation_id="topic_messages",
+        summary="The log of one topic, oldest first",
+        parameters=[
+            query("since", "Only what comes after this offset; default 0.", int),
+            query("limit", "25 by default, 1000 at most.", int),
+        ],
+        responses={200: shapes.TopicMessages, **ERRORS},
+    )
+    def get(self, request: Request, topic: str) -> Response:
+        _require_subscribe(request.user, topic)
+        since = integer(request, "since", 0, least=0)
+        limit = integer(request, "limit", 25, least=1, most=LOG_PAGE_MAX)
+        return Response(history.topic_page(topic, since, limit, request.user.user))
+
+
+# --- What they share ------------------------------------------------------------------------------
+
+
+def _claim(request: Request, route: str) -> Claim | None:
+    key = request.headers.get("Idempotency-Key")
+    return None if key is None else Claim.of(request.user, route, key, request._request.body)
+
+
+def _try_draft(
+    item: Any, index: int, principal: Principal, claim: Claim | None
+) -> tuple[shapes.Notification | None, Draft | ApiError]:
+    try:
+        notification = shaped(item, shapes.Notification, at=f"notifications[{index}]")
+        return notification, draft(notification, principal, claim)
+    except ApiError as error:
+        return None, error
+
+
+def _reply(notification: shapes.Notification, result: Result) -> dict[str, Any]:
+    if notification.to.users is msgspec.UNSET:
+        return msgspec.structs.asdict(result.accepted[0])
+    return {
+        "messages": [
+            {"user": one.topic.removeprefix("user."), **msgspec.structs.asdict(one)} for one in result.accepted
+        ]
+    }
+
+
+def _accepted(body: dict[str, Any], *, replayed: bool) -> Response:
+    return Response(body, status=202, headers={"Idempotent-Replayed": "true"} if replayed else None)
+
+
+def _history_topic(request: Request) -> str:
+    user, topic = request.query_params.get("user"), request.query_params.get("topic")
+    if user is not None and topic is not None:
+        raise wrong("user", "either user or topic")
+    if topic is None:
+        user = user if user is not None else request.user.user
+        if user is None:
+            raise wrong("user", "user= or topic= says whose messages")
+        topic = _own_topic(user)
+    _require_subscribe(request.user, topic)
+    return topic
+
+
+def _own_topic(user: str) -> str:
+    if not valid_key(user):
+        raise wrong("user", "1-200 bytes of printable text without comma")
+    return f"user.{user}"
+
+
+def _require_subscribe(principal: Principal, topic: str) -> None:
+    if not resolve(topic).may_subscribe(principal, topic):
+        raise ApiError(403, "denied", "This credential may not read this topic.")

@@ -1,0 +1,150 @@
+"""The wire protocol as pure functions: client frames in, server events out. docs/protocol.md is its manual."""
+
+from enum import IntEnum
+from typing import Any
+
+import msgspec
+
+from realtime.strict_json import RefusedJSON, loads
+
+SUBPROTOCOL = "fanfare.v1"
+MAX_BAD_FRAMES = 3  # In a row.
+
+
+class CloseCode(IntEnum):
+    """Why the server ends a connection: 4400-4499 come back, 4500-4999 do not."""
+
+    TOKEN_EXPIRED = 4401
+    SLOW_READER = 4408
+    RESYNC = 4409
+    UNAVAILABLE = 4410
+    BAD_FRAMES = 4500
+    UNAUTHENTICATED = 4501
+
+
+class ProtocolError(Exception):
+    """A client frame that cannot be carried out; becomes an `error` event."""
+
+    def __init__(self, code: str, message: str, ref: Any = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.ref = ref
+
+
+class Since(msgspec.Struct, frozen=True):
+    """A position in a topic, as a client kept it."""
+
+    epoch: str | None
+    offset: int
+
+
+class Action(msgspec.Struct, tag_field="action", tag=str.lower, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    ref: Any = None
+
+
+class Ping(Action):
+    pass
+
+
+class Subscribe(Action):
+    topic: str
+    since: Since | None = None
+
+
+class Unsubscribe(Action):
+    topic: str
+
+
+class Publish(Action):
+    topic: str
+    data: Any
+    type: str = "message"
+
+
+_Actions = Ping | Subscribe | Unsubscribe | Publish
+ACTIONS = frozenset(action.__struct_config__.tag for action in _Actions.__args__)
+
+
+def parse(text: str) -> _Actions:
+    """The action that a client frame asks for. Raises ProtocolError (`malformed`, `unknown_action`)."""
+    try:
+        value = loads(text.encode())
+    except (RefusedJSON, UnicodeEncodeError) as error:
+        raise ProtocolError("malformed", f"Not JSON that is taken here: {error}.") from error
+    if not isinstance(value, dict):
+        raise ProtocolError("malformed", 'A frame is an object: {"action": …}.')
+    ref = value.get("ref")
+    if (action := value.get("action")) not in ACTIONS if isinstance(value.get("action"), str) else True:
+        raise ProtocolError("unknown_action", f"The actions are: {', '.join(sorted(ACTIONS))}.", ref)
+    try:
+        return msgspec.convert(value, type=_Actions)
+    except msgspec.ValidationError as error:
+        raise ProtocolError("malformed", f"{action}: {error}.", ref) from error
+
+
+def welcome(connection_id: str, user: str | None, topics: dict[str, dict[str, Any]]) -> bytes:
+    return _event("welcome", connectionId=connection_id, user=user, topics=topics)
+
+
+def message(
+    *,
+    topic: str,
+    offset: int | None,
+    id: str,
+    type: str,
+    data: bytes,
+    created_at: Any,
+    expires_at: Any = None,
+    sender: str = "",
+) -> bytes:
+    """A message of a topic; `data` is JSON already. Without an offset it is ephemeral."""
+    fields: dict[str, Any] = {
+        "topic": topic,
+        "offset": offset,
+        "id": id,
+        "type": type,
+        "data": msgspec.Raw(data),
+        "created_at": created_at,
+    }
+    if expires_at is not None:
+        fields["expires_at"] = expires_at
+    if sender:
+        fields["sender"] = sender
+    return _event("message", **fields)
+
+
+def recalled(topic: str, offset: int, id: str) -> bytes:
+    return _event("recalled", topic=topic, offset=offset, id=id)
+
+
+def subscribed(topic: str, epoch: str | None, offset: int, recovered: bool, ref: Any = None) -> bytes:
+    return _event("subscribed", topic=topic, epoch=epoch, offset=offset, recovered=recovered, **_ref(ref))
+
+
+def unsubscribed(topic: str, ref: Any = None) -> bytes:
+    return _event("unsubscribed", topic=topic, **_ref(ref))
+
+
+def reset(topic: str, epoch: str | None, offset: int) -> bytes:
+    return _event("reset", topic=topic, epoch=epoch, offset=offset)
+
+
+def pong(connection_id: str, ref: Any = None) -> bytes:
+    return _event("pong", type="pong", statusCode=200, connectionId=connection_id, **_ref(ref))
+
+
+def ok(ref: Any, **fields: Any) -> bytes:
+    return _event("ok", ref=ref, **fields)
+
+
+def error(code: str, message: str, ref: Any = None) -> bytes:
+    return _event("error", code=code, message=message, **_ref(ref))
+
+
+def _event(event: str, **fields: Any) -> bytes:
+    return msgspec.json.encode({"event": event, **fields})
+
+
+def _ref(ref: Any) -> dict[str, Any]:
+    return {} if ref is None else {"ref": ref}
