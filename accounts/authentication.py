@@ -27,7 +27,7 @@ class BearerAuthentication(BaseAuthentication):
 class OperatorAuthentication(SessionAuthentication):
     """The Django session of a staff user, with CSRF."""
 
-    def authenticate(self, request: Request) -> tuple[Principal, None] | None:  # type: ignore[override]
+    def authenticate(self, request: Request) -> tuple[Principal, None] | None:
         signed_in = super().authenticate(request)
         if signed_in is None or not signed_in[0].is_staff:
             return None

@@ -3,16 +3,22 @@
 import base64
 import re
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from rest_framework.request import Request
 
 from accounts.errors import ApiError
+from accounts.principals import Principal
 
 T = TypeVar("T")
 
 PAGE_DEFAULT, PAGE_MAX = 25, 100
+
+
+def caller(request: Request) -> Principal:
+    """Who sent the request; the permission classes have seen to it that somebody did."""
+    return cast(Principal, request.user)
 
 
 def shaped(value: Any, shape: type[T], at: str = "") -> T:
@@ -22,7 +28,8 @@ def shaped(value: Any, shape: type[T], at: str = "") -> T:
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `$")
         field = (at + path.rstrip("`")).lstrip(".")
-        raise ApiError(400, "malformed", f"{field + ': ' if field else ''}{what}.", fields={field: what} if field else None) from error
+        message = f"{field}: {what}." if field else f"{what}."
+        raise ApiError(400, "malformed", message, fields={field: what} if field else None) from error
 
 
 def integer(request: Request, name: str, default: int, *, least: int, most: int | None = None) -> int:

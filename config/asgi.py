@@ -1,24 +1,26 @@
 """The ASGI application: `uvicorn config.asgi:application`."""
 
 import os
-from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import cast
 
+from django.conf import settings
 from django.core.asgi import get_asgi_application
 
+from config.limits import bounded
+from realtime.asgi import Application, Receive, Scope, Send
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-django_application = get_asgi_application()
+django_application = bounded(cast(Application, get_asgi_application()), settings.BATCH_MAX_BYTES)
 
 from realtime import runtime  # noqa: E402
 from realtime.consumers import LiveConsumer  # noqa: E402
-
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+from realtime.streams import poll, stream  # noqa: E402
 
 live = LiveConsumer.as_asgi()
+waiting = {"/api/stream": stream, "/api/poll": poll}
 
 
-async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """What waits is answered here, before Django: a waiting Django view holds a thread."""
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
@@ -29,7 +31,7 @@ async def application(scope: dict[str, Any], receive: Receive, send: Send) -> No
             await receive()
             await send({"type": "websocket.close", "code": 1000})
     else:
-        await django_application(scope, receive, send)
+        await waiting.get(scope["path"], django_application)(scope, receive, send)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

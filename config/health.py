@@ -15,6 +15,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from accounts.credentials import Unauthenticated, authenticate
 from realtime import runtime
 
+BUS_IS_DOWN = "The bus is down: check REDIS_URL. Until it is back, events come from the log, within seconds."
+
 _LOOPBACK = {"127.0.0.1", "::1", ""}
 _migrated = False
 
@@ -30,7 +32,7 @@ def livez(_request: HttpRequest) -> JsonResponse:
 def readyz(_request: HttpRequest) -> JsonResponse:
     """503 when requests would fail; 200 and `degraded` when they are served, but live events come late."""
     failing = _database_problems()
-    degraded = [] if runtime.bus_is_up() is not False else ["The bus is down: check REDIS_URL. Events come from the log."]
+    degraded = [BUS_IS_DOWN] if runtime.bus_is_up() is False else []
     status = "failing" if failing else "degraded" if degraded else "ok"
     return JsonResponse({"status": status, "problems": failing + degraded}, status=503 if failing else 200)
 

@@ -24,7 +24,7 @@ FANFARE_HOME.mkdir(mode=0o700, parents=True, exist_ok=True)
 def secret(name: str) -> str:
     """The secret from the environment, else from its file (mode 600) in FANFARE_HOME, made on first use."""
     if value := env.str(name, default=""):
-        return value
+        return str(value)
     path = FANFARE_HOME / name.lower()
     draft = FANFARE_HOME / f"{name.lower()}.{os.getpid()}"
     if not path.exists():
@@ -78,6 +78,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "config",
     "accounts",
+    "realtime",
     "notifications",
     *(["demo"] if DEMO else []),
 ]
@@ -218,6 +219,11 @@ RECOVERY_LIMIT = env.int("RECOVERY_LIMIT", default=1000)
 OUTBOX_MAX_BYTES = env.int("OUTBOX_MAX_BYTES", default=1024 * 1024)
 FRAME_MAX_BYTES = env.int("FRAME_MAX_BYTES", default=64 * 1024)
 TOPICS_PER_CONNECTION = env.int("TOPICS_PER_CONNECTION", default=128)
+CONNECTIONS_PER_USER = env.int("CONNECTIONS_PER_USER", default=50)
+CONNECTIONS_PER_PROCESS = env.int("CONNECTIONS_PER_PROCESS", default=20_000)
+HANDSHAKES_PER_SECOND = env.int("HANDSHAKES_PER_SECOND", default=1000)
+FRAMES_PER_SECOND = env.float("FRAMES_PER_SECOND", default=6.0)
+FRAMES_BURST = env.int("FRAMES_BURST", default=120)
 BUS_QUEUE_EVENTS = env.int("BUS_QUEUE_EVENTS", default=100_000)
 QUERY_CREDENTIALS = env.bool("QUERY_CREDENTIALS", default=True)
 

@@ -110,7 +110,8 @@ def get(message_id: UUID) -> Message:
 
 def is_for(message: Message, reader: str) -> bool:
     """Whether a user who may read the topic may see this message."""
-    return not message.has_exclusions or not Receipt.objects.filter(message=message, user=reader, excluded=True).exists()
+    excluded = Receipt.objects.filter(message=message, user=reader, excluded=True)
+    return not (message.has_exclusions and excluded.exists())
 
 
 def timeline(message: Message) -> list[dict[str, Any]]:

@@ -83,8 +83,8 @@ class BatchResult(Struct, omit_defaults=True):
     status: int
     id: str | UnsetType = UNSET
     topic: str | UnsetType = UNSET
-    epoch: str | None | UnsetType = UNSET
-    offset: int | None | UnsetType = UNSET
+    epoch: str | UnsetType | None = UNSET
+    offset: int | UnsetType | None = UNSET
     messages: list[AcceptedForUser] | UnsetType = UNSET
     error: Problem | UnsetType = UNSET
 

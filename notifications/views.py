@@ -5,7 +5,6 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from django.conf import settings
 from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter, PolymorphicProxySerializer, extend_schema
 from rest_framework.request import Request
@@ -14,7 +13,7 @@ from rest_framework.views import APIView
 
 from accounts.errors import ApiError
 from accounts.principals import Principal
-from accounts.requests import cursor, integer, moment, page_limit, seal_cursor, shaped, wrong
+from accounts.requests import caller, cursor, integer, moment, page_limit, seal_cursor, shaped, wrong
 from notifications import history, shapes
 from notifications.drafts import draft
 from notifications.idempotency import Claim
@@ -31,7 +30,10 @@ IDEMPOTENCY_KEY = OpenApiParameter(
 )
 
 SENT = PolymorphicProxySerializer(
-    "Sent", [shapes.Accepted, shapes.AcceptedForUsers], resource_type_field_name=None, many=False
+    "Sent",
+    [shapes.Accepted, shapes.AcceptedForUsers],  # type: ignore[list-item]  # config.schema knows them.
+    resource_type_field_name=None,
+    many=False,
 )
 
 
@@ -49,7 +51,7 @@ class Notifications(APIView):
     )
     def post(self, request: Request) -> Response:
         notification = shaped(request.data, shapes.Notification)
-        (result,) = accept([draft(notification, request.user, _claim(request, "notifications"))])
+        (result,) = accept([draft(notification, caller(request), _claim(request, "notifications"))])
         if isinstance(result, ApiError):
             raise result
         return _accepted(_reply(notification, result), replayed=result.replayed)
@@ -81,7 +83,7 @@ class Notifications(APIView):
             end=moment(request, "end") or now,
             types=[type for type in request.query_params.get("type", "").split(",") if type],
             text=request.query_params.get("q", "").replace("\0", ""),
-            reader=request.user.user,
+            reader=caller(request).user,
             before=place,
             limit=page_limit(request),
         )
@@ -97,7 +99,7 @@ class Notifications(APIView):
         responses={200: shapes.Recalled, **ERRORS},
     )
     def delete(self, request: Request) -> Response:
-        request.user.require_scope("notifications:write")
+        caller(request).require_scope("notifications:write")
         key = request.query_params.get("key", "")
         if not key or "\0" in key:
             raise wrong("key", "the key that the messages were sent with")
@@ -121,7 +123,7 @@ class Batch(APIView):
     def post(self, request: Request) -> Response:
         items = shaped(request.data, shapes.Batch).notifications
         claim = _claim(request, "batch")
-        tried = [_try_draft(item, index, request.user, claim) for index, item in enumerate(items)]
+        tried = [_try_draft(item, index, caller(request), claim) for index, item in enumerate(items)]
         results = iter(accept([one for _, one in tried if isinstance(one, Draft)]))
         replayed = False
         shown: list[dict[str, Any]] = []
@@ -146,10 +148,10 @@ class OneNotification(APIView):
     )
     def get(self, request: Request, message_id: UUID) -> Response:
         message = history.get(message_id)
-        user = request.user.user
+        user = caller(request).user
         if user is None:
-            request.user.require_scope("notifications:read")
-        elif not resolve(message.topic.name).may_subscribe(request.user, message.topic.name) or not history.is_for(
+            caller(request).require_scope("notifications:read")
+        elif not resolve(message.topic.name).may_subscribe(caller(request), message.topic.name) or not history.is_for(
             message, user
         ):
             raise ApiError(404, "unknown_message", "There is no message with this id.")
@@ -164,7 +166,7 @@ class OneNotification(APIView):
         responses={204: None, 404: shapes.Error, **ERRORS},
     )
     def delete(self, request: Request, message_id: UUID) -> Response:
-        request.user.require_scope("notifications:write")
+        caller(request).require_scope("notifications:write")
         history.get(message_id)
         history.recall(Message.objects.filter(pk=message_id))
         return Response(status=204)
@@ -181,10 +183,10 @@ class TopicMessages(APIView):
         responses={200: shapes.TopicMessages, **ERRORS},
     )
     def get(self, request: Request, topic: str) -> Response:
-        _require_subscribe(request.user, topic)
+        _require_subscribe(caller(request), topic)
         since = integer(request, "since", 0, least=0)
         limit = integer(request, "limit", 25, least=1, most=LOG_PAGE_MAX)
-        return Response(history.topic_page(topic, since, limit, request.user.user))
+        return Response(history.topic_page(topic, since, limit, caller(request).user))
 
 
 # --- What they share ------------------------------------------------------------------------------
@@ -192,7 +194,7 @@ class TopicMessages(APIView):
 
 def _claim(request: Request, route: str) -> Claim | None:
     key = request.headers.get("Idempotency-Key")
-    return None if key is None else Claim.of(request.user, route, key, request._request.body)
+    return None if key is None else Claim.of(caller(request), route, key, request._request.body)
 
 
 def _try_draft(
@@ -224,11 +226,11 @@ def _history_topic(request: Request) -> str:
     if user is not None and topic is not None:
         raise wrong("user", "either user or topic")
     if topic is None:
-        user = user if user is not None else request.user.user
+        user = user if user is not None else caller(request).user
         if user is None:
             raise wrong("user", "user= or topic= says whose messages")
         topic = _own_topic(user)
-    _require_subscribe(request.user, topic)
+    _require_subscribe(caller(request), topic)
     return topic
 
 

@@ -1,27 +1,33 @@
 """A connection as the hub sees it: something to write to that never makes the hub wait."""
 
 import asyncio
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from realtime import metrics
-from realtime.frames import Encoding, websocket_frames, websocket_texts
-from realtime.protocol import CloseCode
+from realtime.asgi import Send
+from realtime.frames import Encoding, bare_bodies, stream_blocks, websocket_frames, websocket_texts
+from realtime.protocol import CloseCode, closed
 
 SEND_TIMEOUT = 10.0  # Seconds that a client may take to make room for one write.
+BEHIND_SECONDS = 10.0  # A reader that lacks what was written so long ago is too slow.
 
 
 class Connection(ABC):
     """One live socket, stream or waiting poll with a bounded outbox.
 
-    `write` takes what `encoding` made; at most once, in the order of the calls. A reader whose outbox passes
-    `max_backlog` bytes is closed with SLOW_READER and resumes by its position when it comes back.
+    `write` takes what `encoding` made; at most once, in the order of the calls. A reader that is `max_backlog` bytes
+    or BEHIND_SECONDS behind is closed with SLOW_READER, and resumes by its position when it comes back.
+    `linger`: seconds for which its topics stay joined after it has gone, because it will soon be back.
     """
 
     encoding: Encoding
+    transport: str
+    linger = 0.0
 
     def __init__(self, *, user: str | None, max_backlog: int) -> None:
         self.id = uuid.uuid4().hex
@@ -29,10 +35,13 @@ class Connection(ABC):
         self.topics: set[str] = set()
         self.closed = False
         self._max_backlog = max_backlog
+        self._written = 0
+        self._mark = (0.0, 0)  # A time, and what was written until then.
 
     def send(self, *bodies: bytes) -> None:
         """Writes events for this connection alone."""
-        self.write(self.encoding(bodies))
+        if bodies:
+            self.write(self.encoding(bodies))
 
     @abstractmethod
     def write(self, data: Any) -> None: ...
@@ -44,7 +53,15 @@ class Connection(ABC):
             metrics.closes.labels(int(code)).inc()
             self._end(code, reason)
 
-    def _too_slow(self) -> None:
+    def _check_pace(self, backlog: int) -> None:
+        """Ends the connection when it is too far behind; called with what it has not taken yet."""
+        if backlog <= self._max_backlog:
+            marked_at, written = self._mark
+            if self._written - backlog >= written:  # It has all that was written until the mark: a new one.
+                self._mark = (time.monotonic(), self._written)
+                return
+            if time.monotonic() - marked_at < BEHIND_SECONDS:
+                return
         metrics.drops.labels("slow_reader").inc()
         self.close(CloseCode.SLOW_READER, "slow reader, come back")
 
@@ -56,6 +73,7 @@ class DirectConnection(Connection):
     """Writes finished WebSocket frames to the transport: the fast path."""
 
     encoding = staticmethod(websocket_frames)
+    transport = "websocket"
 
     def __init__(
         self,
@@ -73,8 +91,9 @@ class DirectConnection(Connection):
         if self.closed:
             return
         self._write(data)
-        if self._backlog() > self._max_backlog:
-            self._too_slow()
+        self._written += len(data)
+        if backlog := self._backlog():
+            self._check_pace(backlog)
 
     def _end(self, code: CloseCode, reason: str) -> None:
         self._close(code, reason)
@@ -83,38 +102,29 @@ class DirectConnection(Connection):
 class QueuedConnection(Connection):
     """Sends through ASGI's `send`, which may wait: an outbox and one writer task.
 
-    `abort` ends the connection without a close frame, for a reader that takes nothing any more.
+    `abort` ends the connection without a word, for a reader that takes nothing any more.
     """
 
-    encoding = staticmethod(websocket_texts)
-
-    def __init__(
-        self,
-        *,
-        user: str | None,
-        max_backlog: int,
-        send: Callable[[dict[str, Any]], Awaitable[None]],
-        abort: Callable[[], object],
-    ) -> None:
+    def __init__(self, *, user: str | None, max_backlog: int, send: Send, abort: Callable[[], object]) -> None:
         super().__init__(user=user, max_backlog=max_backlog)
         self._send, self._abort = send, abort
-        self._outbox: deque[dict[str, Any]] = deque()
-        self._waiting = 0  # Characters, near enough to bytes for a bound.
+        self._outbox: deque[bytes] = deque()
+        self._waiting = 0
         self._ready = asyncio.Event()
+        self._last: tuple[CloseCode, str] | None = None
         self._writer = asyncio.create_task(self._drain())
 
-    def write(self, data: list[str]) -> None:
+    def write(self, data: bytes) -> None:
         if self.closed:
             return
-        for text in data:
-            self._outbox.append({"type": "websocket.send", "text": text})
-            self._waiting += len(text)
+        self._outbox.append(data)
+        self._waiting += len(data)
+        self._written += len(data)
         self._ready.set()
-        if self._waiting > self._max_backlog:
-            self._too_slow()
+        self._check_pace(self._waiting)
 
     def _end(self, code: CloseCode, reason: str) -> None:
-        self._outbox.append({"type": "websocket.close", "code": int(code), "reason": reason})
+        self._last = code, reason
         self._ready.set()
 
     async def stop(self) -> None:
@@ -129,11 +139,90 @@ class QueuedConnection(Connection):
                 await self._ready.wait()
                 self._ready.clear()
                 while self._outbox:
-                    frame = self._outbox.popleft()
-                    async with asyncio.timeout(SEND_TIMEOUT):
-                        await self._send(frame)
-                    self._waiting -= len(frame.get("text", ""))
+                    await self._flush()
+                if self._last:
+                    await self._put(self._goodbye(*self._last))
+                    return
         except (TimeoutError, OSError, RuntimeError):  # Stuck, gone, or closed by the server meanwhile.
             self.closed = True
             self._outbox.clear()
             self._abort()
+
+    async def _put(self, message: dict[str, Any]) -> None:
+        async with asyncio.timeout(SEND_TIMEOUT):
+            await self._send(message)
+
+    @abstractmethod
+    async def _flush(self) -> None:
+        """Sends some or all of the outbox."""
+
+    @abstractmethod
+    def _goodbye(self, code: CloseCode, reason: str) -> dict[str, Any]:
+        """The ASGI message that ends the connection."""
+
+
+class SocketConnection(QueuedConnection):
+    """A WebSocket on a server that frames by itself."""
+
+    encoding = staticmethod(websocket_texts)
+    transport = "websocket"
+
+    async def _flush(self) -> None:
+        texts = self._outbox.popleft()
+        for text in texts.split(b"\n"):
+            await self._put({"type": "websocket.send", "text": text.decode()})
+        self._waiting -= len(texts)
+
+    def _goodbye(self, code: CloseCode, reason: str) -> dict[str, Any]:
+        return {"type": "websocket.close", "code": int(code), "reason": reason}
+
+
+class StreamConnection(QueuedConnection):
+    """Server-sent events: shared data blocks, and after each flush one that says where the reader stands."""
+
+    encoding = staticmethod(stream_blocks)
+    transport = "stream"
+
+    def __init__(self, *, place: Callable[[], bytes], **rest: Any) -> None:
+        super().__init__(**rest)
+        self._place = place
+
+    async def _flush(self) -> None:
+        blocks = [*self._outbox, b"id: ", self._place(), b"\n\n"]
+        size = sum(map(len, self._outbox))
+        self._outbox.clear()
+        await self._put({"type": "http.response.body", "body": b"".join(blocks), "more_body": True})
+        self._waiting -= size
+
+    def comment(self) -> None:
+        """Keeps proxies from closing a silent stream."""
+        self.write(b":\n\n")
+
+    def _goodbye(self, code: CloseCode, reason: str) -> dict[str, Any]:
+        return {"type": "http.response.body", "body": stream_blocks([closed(code, reason)]), "more_body": False}
+
+
+class PollConnection(Connection):
+    """A waiting poll: keeps what comes until the reply."""
+
+    encoding = staticmethod(bare_bodies)
+    transport = "poll"
+    linger = 30.0
+
+    def __init__(self, *, user: str | None, max_backlog: int) -> None:
+        super().__init__(user=user, max_backlog=max_backlog)
+        self.events: list[bytes] = []
+        self.something = asyncio.Event()
+        self.ended: tuple[CloseCode, str] | None = None
+
+    def write(self, data: list[bytes]) -> None:
+        if self.closed:
+            return
+        self.events.extend(data)
+        self._written += sum(map(len, data))
+        self._check_pace(self._written)
+        self.something.set()
+
+    def _end(self, code: CloseCode, reason: str) -> None:
+        self.ended = code, reason
+        self.something.set()

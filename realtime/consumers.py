@@ -1,43 +1,48 @@
-"""The WebSocket consumer: authenticates, subscribes, and carries out a client's actions, one after the other."""
+"""The WebSocket consumer: admits, subscribes, and carries out a client's actions, one after the other."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import parse_qsl
 
+import msgspec
 from channels.consumer import AsyncConsumer, get_handler_name
 from channels.exceptions import StopConsumer
 from django.conf import settings
 
-from accounts.credentials import Unauthenticated, authenticate
+from accounts.credentials import Unauthenticated
 from accounts.errors import ApiError
 from accounts.principals import Principal
-from realtime import metrics, protocol, runtime
-from realtime.connections import Connection, DirectConnection, QueuedConnection
+from realtime import admission, metrics, protocol, runtime
+from realtime.admission import Bucket
+from realtime.asgi import Receive, Scope, Send
+from realtime.connections import Connection, DirectConnection, SocketConnection
 from realtime.database import in_database
-from realtime.protocol import CloseCode, ProtocolError, Since
+from realtime.protocol import CloseCode, ProtocolError
 from realtime.topics import resolve
 
 logger = logging.getLogger(__name__)
 
 
-class LiveConsumer(AsyncConsumer):
+class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no types.
     """One for each socket. It has no channel layer of its own: the hub writes to its connection."""
 
-    connection: Connection
-    principal: Principal
+    connection: Connection | None = None
+    principal: Principal | None = None
+    _aborted = False
+    _bad_frames = 0
+    _expiry: asyncio.TimerHandle | None = None
 
     async def __call__(
         self,
-        scope: dict[str, Any],
-        receive: Callable[[], Awaitable[dict[str, Any]]],
-        send: Callable[[dict[str, Any]], Awaitable[None]],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
-        """Channels' own loop makes a task for each frame and hops to a thread to clean up database connections."""
+        """Instead of Channels' own loop, which makes a task and a thread hop for each frame."""
         self.scope, self.base_send = scope, send
         self._task = asyncio.current_task()
+        self._runtime = runtime.current()
         try:
             while True:
                 message = await receive()
@@ -47,165 +52,154 @@ class LiveConsumer(AsyncConsumer):
         except asyncio.CancelledError:
             if not self._aborted:
                 raise
-
-    _aborted = False
-    _bad_frames = 0
-    _expiry: asyncio.TimerHandle | None = None
+        finally:
+            await self._leave()
 
     # --- The connection's life --------------------------------------------------------------------
 
     async def websocket_connect(self, _message: dict[str, Any]) -> None:
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.scope["headers"]}
-        query = dict(parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        offered = self.scope.get("subprotocols", [])
         try:
-            self.principal = await in_database(authenticate, headers, query, offered)
+            self._runtime.gate.knock()
+            principal = await admission.identify(self.scope)
+            self._runtime.gate.enter(principal.user)
         except Unauthenticated as error:
-            await self._refuse(
-                CloseCode.TOKEN_EXPIRED if error.expired else CloseCode.UNAUTHENTICATED, str(error), offered
-            )
-        except Exception as error:
-            logger.warning("A socket could not be authenticated: %r", error)
-            await self._refuse(CloseCode.UNAVAILABLE, "try again soon", offered)
-        await self._accept(offered)
-        self.connection = self._connect()
-        metrics.connections.labels("websocket").inc()
-        if self.principal.expires_at is not None:
+            await self._refuse(CloseCode.TOKEN_EXPIRED if error.expired else CloseCode.UNAUTHENTICATED, str(error))
+        except ApiError as error:
+            await self._turn_away(error)
+        self.principal = principal
+        await self._accept()
+        self.connection = self._connect(principal)
+        metrics.connections.labels(self.connection.transport).inc()
+        if principal.expires_at is not None:
             self._expiry = asyncio.get_running_loop().call_later(
-                self.principal.expires_at - time.time(),
+                principal.expires_at - time.time(),
                 self.connection.close,
                 CloseCode.TOKEN_EXPIRED,
                 "the credential has expired",
             )
-        await self._welcome(query.get("topics"))
+        await self._welcome(self.connection, principal)
 
-    async def _accept(self, offered: list[str]) -> None:
+    async def _accept(self) -> None:
+        offered = self.scope.get("subprotocols", [])
         chosen = protocol.SUBPROTOCOL if protocol.SUBPROTOCOL in offered else None
         await self.base_send({"type": "websocket.accept", "subprotocol": chosen})
 
-    async def _refuse(self, code: CloseCode, reason: str, offered: list[str]) -> None:
+    async def _refuse(self, code: CloseCode, reason: str) -> None:
         """Accepts and closes: browsers cannot see why a handshake failed, but they can see a close code."""
-        await self._accept(offered)
+        await self._accept()
         metrics.closes.labels(int(code)).inc()
         await self.base_send({"type": "websocket.close", "code": int(code), "reason": reason})
         raise StopConsumer
 
-    def _connect(self) -> Connection:
-        limits = {"user": self.principal.user, "max_backlog": settings.OUTBOX_MAX_BYTES}
-        if frames := self.scope.get("extensions", {}).get("websocket.frames"):
-            return DirectConnection(**limits, **frames)
-        return QueuedConnection(**limits, send=self.base_send, abort=self._abort)
+    async def _turn_away(self, error: ApiError) -> None:
+        """Refuses the handshake by HTTP, where the server can: nothing is spent on one too many."""
+        if "websocket.http.response" in self.scope.get("extensions", {}):
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"retry-after", str(error.retry_after or 1).encode()),
+            ]
+            await self.base_send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
+            body = msgspec.json.encode({"error": error.as_dict()})
+            await self.base_send({"type": "websocket.http.response.body", "body": body})
+        else:
+            await self.base_send({"type": "websocket.close"})
+        raise StopConsumer
 
-    async def _welcome(self, asked: str | None) -> None:
-        names = self._default_topics() if asked is None else [name for name in asked.split(",") if name]
-        refused: list[bytes] = []
-        allowed: dict[str, Since | None] = {}
-        for name in names[: settings.TOPICS_PER_CONNECTION + 1]:
-            try:
-                self._bound({*allowed, name})
-                self._allow(name)
-                allowed[name] = None
-            except (ApiError, ProtocolError) as error:
-                refused.append(protocol.error(error.code, f"{name[:50]}: {error.message}"))
+    def _connect(self, principal: Principal) -> Connection:
+        self._frames = Bucket(settings.FRAMES_PER_SECOND, settings.FRAMES_BURST)
+        if frames := self.scope.get("extensions", {}).get("websocket.frames"):
+            return DirectConnection(user=principal.user, max_backlog=settings.OUTBOX_MAX_BYTES, **frames)
+        return SocketConnection(
+            user=principal.user, max_backlog=settings.OUTBOX_MAX_BYTES, send=self.base_send, abort=self._abort
+        )
+
+    async def _welcome(self, connection: Connection, principal: Principal) -> None:
+        names, refused = admission.choose_topics(principal, admission.query_of(self.scope).get("topics"))
         try:
-            subscriptions = await self._runtime.hub.subscribe(self.connection, allowed)
+            found = await self._runtime.hub.subscribe(connection, dict.fromkeys(names))
         except Exception as error:
             logger.warning("A socket could not subscribe: %r", error)
-            self.connection.close(CloseCode.UNAVAILABLE, "try again soon")
+            connection.close(CloseCode.UNAVAILABLE, "try again soon")
             return
-        topics = {s.topic: {"epoch": s.epoch, "offset": s.offset} for s in subscriptions}
-        self.connection.send(protocol.welcome(self.connection.id, self.principal.user, topics), *refused)
-        self._runtime.hub.go_live(self.connection, subscriptions)
-
-    def _default_topics(self) -> list[str]:
-        if self.principal.user is None:
-            return []
-        account = [f"account.{self.principal.account}"] if self.principal.account else []
-        return [f"user.{self.principal.user}", *account, "all"]
+        topics = {one.topic: {"epoch": one.epoch, "offset": one.offset} for one in found}
+        errors = [protocol.error(error.code, error.message) for error in refused]
+        connection.send(protocol.welcome(connection.id, principal.user, topics), *errors)
+        self._runtime.hub.go_live(connection, found)
 
     async def websocket_disconnect(self, _message: dict[str, Any]) -> None:
-        if self._expiry:
-            self._expiry.cancel()
-        if hasattr(self, "connection"):
-            self.connection.closed = True
-            self._runtime.hub.leave(self.connection)
-            metrics.connections.labels("websocket").dec()
-            if isinstance(self.connection, QueuedConnection):
-                await self.connection.stop()
         raise StopConsumer
 
     def _abort(self) -> None:
         self._aborted = True
-        self._runtime.hub.leave(self.connection)
         if self._task:
             self._task.cancel()
 
-    @property
-    def _runtime(self) -> runtime.Runtime:
-        return runtime.current()
+    async def _leave(self) -> None:
+        if self._expiry:
+            self._expiry.cancel()
+        if self.principal:
+            self._runtime.gate.leave(self.principal.user)
+        if connection := self.connection:
+            connection.closed = True
+            self._runtime.hub.leave(connection)
+            metrics.connections.labels(connection.transport).dec()
+            if isinstance(connection, SocketConnection):
+                await connection.stop()
 
     # --- Actions ----------------------------------------------------------------------------------
 
     async def websocket_receive(self, message: dict[str, Any]) -> None:
-        if self.connection.closed:
+        connection, principal = self.connection, self.principal
+        if connection is None or principal is None or connection.closed:
             return
         ref = None
         try:
+            if not self._frames.take():
+                raise ProtocolError("rate_limited", f"At most {settings.FRAMES_PER_SECOND} frames a second.")
             text = message.get("text")
             if text is None:
                 raise ProtocolError("malformed", "Frames are text, not binary.")
             action = protocol.parse(text)
             ref = action.ref
             self._bad_frames = 0
-            await self._carry_out(action)
+            await self._carry_out(action, connection, principal)
         except ProtocolError as error:
+            connection.send(protocol.error(error.code, error.message, error.ref))
             self._bad_frames += 1
-            self.connection.send(protocol.error(error.code, error.message, error.ref))
             if self._bad_frames >= protocol.MAX_BAD_FRAMES:
-                self.connection.close(CloseCode.BAD_FRAMES, "too many frames that are not understood")
+                limited = error.code == "rate_limited"
+                connection.close(CloseCode.RATE_LIMITED if limited else CloseCode.BAD_FRAMES, error.message)
         except ApiError as error:
-            self.connection.send(protocol.error(error.code, error.message, ref))
+            connection.send(protocol.error(error.code, error.message, ref))
         except Exception as error:
             logger.warning("An action failed: %r", error, exc_info=not isinstance(error, TimeoutError))
-            self.connection.send(protocol.error("unavailable", "This failed here, not with you: try again.", ref))
+            connection.send(protocol.error("unavailable", "This failed here, not with you: try again.", ref))
 
-    async def _carry_out(self, action: protocol.Action) -> None:
+    async def _carry_out(self, action: protocol.Action, connection: Connection, principal: Principal) -> None:
         match action:
             case protocol.Ping():
-                self.connection.send(protocol.pong(self.connection.id, action.ref))
+                connection.send(protocol.pong(connection.id, action.ref))
             case protocol.Subscribe():
-                await self._subscribe(action)
+                await self._subscribe(action, connection, principal)
             case protocol.Unsubscribe():
-                self._runtime.hub.unsubscribe(self.connection, [action.topic])
-                self.connection.send(protocol.unsubscribed(action.topic, action.ref))
+                self._runtime.hub.unsubscribe(connection, [action.topic])
+                connection.send(protocol.unsubscribed(action.topic, action.ref))
             case protocol.Publish():
-                await self._publish(action)
+                await self._publish(action, connection, principal)
 
-    async def _subscribe(self, action: protocol.Subscribe) -> None:
-        self._allow(action.topic)
-        self._bound(self.connection.topics | {action.topic})
-        (found,) = await self._runtime.hub.subscribe(self.connection, {action.topic: action.since})
-        self.connection.send(
+    async def _subscribe(self, action: protocol.Subscribe, connection: Connection, principal: Principal) -> None:
+        admission.admit(principal, action.topic, already=len(connection.topics - {action.topic}))
+        (found,) = await self._runtime.hub.subscribe(connection, {action.topic: action.since})
+        connection.send(
             *(event.body for event in found.missed),
             protocol.subscribed(found.topic, found.epoch, found.offset, found.recovered, action.ref),
         )
-        self._runtime.hub.go_live(self.connection, [found])
+        self._runtime.hub.go_live(connection, [found])
 
-    async def _publish(self, action: protocol.Publish) -> None:
+    async def _publish(self, action: protocol.Publish, connection: Connection, principal: Principal) -> None:
         topic = resolve(action.topic)
-        if not topic.may_publish(self.principal, action.topic):
+        if not topic.may_publish(principal, action.topic):
             raise ApiError(403, "denied", "This credential has no capability to publish to this topic.")
-        accepted = await in_database(topic.publish, self.principal, action.topic, action.type, action.data)
+        accepted = await in_database(topic.publish, principal, action.topic, action.type, action.data)
         if action.ref is not None:
-            self.connection.send(protocol.ok(action.ref, **accepted))
-
-    def _allow(self, name: str) -> None:
-        if not resolve(name).may_subscribe(self.principal, name):
-            raise ApiError(403, "denied", "This credential may not subscribe to this topic.")
-
-    @staticmethod
-    def _bound(topics: Any) -> None:
-        if len(topics) > settings.TOPICS_PER_CONNECTION:
-            raise ApiError(
-                403, "too_many_topics", f"A connection has {settings.TOPICS_PER_CONNECTION} topics at most."
-            )
+            connection.send(protocol.ok(action.ref, **accepted))

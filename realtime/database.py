@@ -5,7 +5,7 @@ import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from django.conf import settings
 from django.db import connections
@@ -32,7 +32,7 @@ async def in_database(function: Callable[P, T], *args: P.args, **kwargs: P.kwarg
     _waiting += 1
     try:
         async with asyncio.timeout(settings.DATABASE_TIMEOUT + 10):
-            work = asyncio.get_running_loop().run_in_executor(
+            work: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(
                 _threads(), context.run, _run, lambda: function(*args, **kwargs)
             )
             return await work
@@ -45,7 +45,7 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(settings.REALTIME_DATABASE_THREADS, thread_name_prefix="database")
 
 
-def _run(work: Callable[[], Any]) -> Any:
+def _run(work: Callable[[], T]) -> T:
     try:
         return work()
     except Exception:

@@ -49,9 +49,19 @@ def websocket_frames(bodies: Sequence[bytes]) -> bytes:
     return b"".join([_header(len(body)) + body for body in bodies])
 
 
-def websocket_texts(bodies: Sequence[bytes]) -> list[str]:
-    """What `websocket.send` takes on a server that frames by itself."""
-    return [body.decode() for body in bodies]
+def websocket_texts(bodies: Sequence[bytes]) -> bytes:
+    """The texts for a server that frames by itself, one a line: JSON has no raw line feed."""
+    return b"\n".join(bodies)
+
+
+def stream_blocks(bodies: Sequence[bytes]) -> bytes:
+    """Blocks of server-sent events."""
+    return b"".join([b"data: " + body + b"\n\n" for body in bodies])
+
+
+def bare_bodies(bodies: Sequence[bytes]) -> Sequence[bytes]:
+    """What a poll puts into its reply."""
+    return bodies
 
 
 def _header(length: int) -> bytes:

@@ -21,7 +21,7 @@ REORDER_SECONDS = 0.05  # How long an event may overtake its predecessors before
 RECENT_EVENTS = 100  # Kept of each shared topic, so that a reconnect storm reads the log once.
 AHEAD_EVENTS = 1000  # Kept of a topic while its gap is read; further ones come from the log.
 HELD_EVENTS = 1000  # Kept for a connection that is catching up.
-READ_EVENTS = 500  # Read from the log at once.
+READ_EVENTS = 200  # Read from the log at once.
 RETRY_SECONDS = 1.0
 
 
@@ -95,6 +95,7 @@ class _Topic:
     recent_after: int = 0  # `recent` holds every visible message after this offset.
     timer: asyncio.TimerHandle | None = None
     repair: asyncio.Task[None] | None = None
+    idle: asyncio.TimerHandle | None = None  # Runs while it is kept for those who will soon be back.
 
     @property
     def behind(self) -> bool:
@@ -112,13 +113,15 @@ class Hub:
         membership: Membership,
         *,
         shared: Callable[[str], bool],
-        recovery_limit: int,
+        recovery_events: int,
+        recovery_bytes: int,
         join_seconds: float = 0.25,
     ) -> None:
         self._log = log
         self._membership = membership
         self._shared = shared
-        self._recovery_limit = recovery_limit
+        self._recovery_events = recovery_events
+        self._recovery_bytes = recovery_bytes
         self._join_seconds = join_seconds
         self._topics: dict[str, _Topic] = {}
 
@@ -173,7 +176,18 @@ class Hub:
                 topic.live.discard(connection)
                 topic.catching_up.pop(connection, None)
                 if not topic.live and not topic.catching_up:
-                    self._forget(topic)
+                    self._put_down(topic, connection.linger)
+
+    def places(self, connection: Connection) -> dict[str, Since]:
+        """Where the connection stands in each of its topics, after all that has been written to it."""
+        found = {}
+        for name in connection.topics:
+            topic = self._topics[name]
+            catch_up = topic.catching_up.get(connection)
+            offset = catch_up.after if catch_up else topic.position
+            if offset is not None:
+                found[name] = Since(topic.epoch, max(offset, topic.position or 0))
+        return found
 
     def leave(self, connection: Connection) -> None:
         """Takes a connection out of all its topics."""
@@ -184,16 +198,28 @@ class Hub:
         if topic is None:
             topic = self._topics[name] = _Topic(name, self._shared(name), self._membership.join(name))
             metrics.topics.inc()
+        elif topic.idle:
+            topic.idle.cancel()
+            topic.idle = None
         connection.topics.add(name)
         topic.live.discard(connection)
         topic.catching_up[connection] = _CatchUp()
         return topic
 
+    def _put_down(self, topic: _Topic, linger: float) -> None:
+        """Lets go of a topic that has no listener left, `linger` seconds from now."""
+        if topic.idle:
+            topic.idle.cancel()
+        if linger:
+            topic.idle = asyncio.get_running_loop().call_later(linger, self._forget, topic)
+        else:
+            self._forget(topic)
+
     def _forget(self, topic: _Topic) -> None:
         del self._topics[topic.name]
         metrics.topics.dec()
-        if topic.timer:
-            topic.timer.cancel()
+        for timer in filter(None, (topic.timer, topic.idle)):
+            timer.cancel()
         if topic.repair:
             topic.repair.cancel()
         self._membership.leave(topic.name)
@@ -214,14 +240,24 @@ class Hub:
         if known and topic.shared and topic.recent_after <= since.offset < topic.position:
             missed = _visible(_after(topic.recent, since.offset), connection)
             return Subscription(topic.name, topic.epoch, topic.position, recovered=True, missed=missed)
-        page = await self._log.read(topic.name, since.offset, self._recovery_limit)
-        if page.epoch != topic.epoch:
-            self._start_repair(topic)
-        known = since.epoch == page.epoch or (since.epoch is None and since.offset == 0)
-        if known and page.tail - 1 <= since.offset <= page.head == page.through:
-            missed = _visible(page.events, connection)
-            return Subscription(topic.name, page.epoch, page.head, recovered=True, missed=missed)
-        return Subscription(topic.name, page.epoch, page.head, recovered=False)
+        return await self._find_in_log(topic, connection, since)
+
+    async def _find_in_log(self, topic: _Topic, connection: Connection, since: Since) -> Subscription:
+        missed: list[Event] = []
+        offset, size = since.offset, 0
+        while True:
+            page = await self._log.read(topic.name, offset, READ_EVENTS)
+            if page.epoch != topic.epoch:
+                self._start_repair(topic)
+            known = since.epoch == page.epoch or (since.epoch is None and since.offset == 0)
+            missed += _visible(page.events, connection)
+            size += sum(len(event.body) for event in page.events)
+            too_much = len(missed) > self._recovery_events or size > self._recovery_bytes
+            if not known or too_much or not page.tail - 1 <= offset <= page.head:
+                return Subscription(topic.name, page.epoch, page.head, recovered=False)
+            if page.through == page.head:
+                return Subscription(topic.name, page.epoch, page.head, recovered=True, missed=missed)
+            offset = page.through
 
     def _settle(self, topic: _Topic, connection: Connection, catch_up: _CatchUp) -> None:
         """Moves a connection to the plain set once the hub has come as far as it."""
@@ -318,11 +354,10 @@ class Hub:
         if not before:
             return
         positions = await self._log.positions(list(before))
-        for name, was in before.items():
-            topic = self._topics.get(name)
-            if topic is None or topic.position is None:
+        for topic in topics:
+            was, position = before.get(topic.name), positions.get(topic.name)
+            if was is None or position is None or topic.position is None or self._topics.get(topic.name) is not topic:
                 continue
-            position = positions[name]
             if position.epoch != topic.epoch or position.head < was:
                 self._start_repair(topic)
             elif position.head > topic.position:

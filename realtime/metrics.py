@@ -2,16 +2,15 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-connections = Gauge(
-    "fanfare_connections", "Live connections.", ["transport"], multiprocess_mode="livesum"
-)
+connections = Gauge("fanfare_connections", "Live connections.", ["transport"], multiprocess_mode="livesum")
+refused = Counter("fanfare_refused_connections_total", "Connections that were not let in, by cause.", ["cause"])
 topics = Gauge("fanfare_topics", "Topics with a local listener.", multiprocess_mode="livesum")
 deliveries = Counter("fanfare_deliveries_total", "Events written to connections.")
 drops = Counter("fanfare_drops_total", "What was not sent, by cause.", ["cause"])
 repairs = Counter("fanfare_repairs_total", "Reads of the log that closed a gap in live events.")
 resets = Counter("fanfare_resets_total", "Times that listeners of a topic had to reload.")
 published = Counter("fanfare_bus_events_total", "Events handed to the bus.")
-bus_up = Gauge("fanfare_bus_up", "Whether the bus carries events, as each process sees it.", multiprocess_mode="livemin")
+bus_up = Gauge("fanfare_bus_up", "Whether the bus carries events to all processes.", multiprocess_mode="livemin")
 send_lag = Histogram(
     "fanfare_publish_to_send_seconds",
     "From the commit of an event to its last local write.",

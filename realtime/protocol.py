@@ -1,7 +1,7 @@
 """The wire protocol as pure functions: client frames in, server events out. docs/protocol.md is its manual."""
 
 from enum import IntEnum
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -18,6 +18,7 @@ class CloseCode(IntEnum):
     SLOW_READER = 4408
     RESYNC = 4409
     UNAVAILABLE = 4410
+    RATE_LIMITED = 4429
     BAD_FRAMES = 4500
     UNAUTHENTICATED = 4501
 
@@ -39,7 +40,7 @@ class Since(msgspec.Struct, frozen=True):
     offset: int
 
 
-class Action(msgspec.Struct, tag_field="action", tag=str.lower, forbid_unknown_fields=True, frozen=True, kw_only=True):
+class Action(msgspec.Struct, tag_field="action", tag=str.lower, forbid_unknown_fields=True, kw_only=True):
     ref: Any = None
 
 
@@ -78,7 +79,7 @@ def parse(text: str) -> _Actions:
     if (action := value.get("action")) not in ACTIONS if isinstance(value.get("action"), str) else True:
         raise ProtocolError("unknown_action", f"The actions are: {', '.join(sorted(ACTIONS))}.", ref)
     try:
-        return msgspec.convert(value, type=_Actions)
+        return cast(_Actions, msgspec.convert(value, type=_Actions))
     except msgspec.ValidationError as error:
         raise ProtocolError("malformed", f"{action}: {error}.", ref) from error
 
@@ -128,6 +129,11 @@ def unsubscribed(topic: str, ref: Any = None) -> bytes:
 
 def reset(topic: str, epoch: str | None, offset: int) -> bytes:
     return _event("reset", topic=topic, epoch=epoch, offset=offset)
+
+
+def closed(code: CloseCode, reason: str) -> bytes:
+    """The end of a stream or poll, where there is no close frame to say it."""
+    return _event("closed", code=int(code), reason=reason)
 
 
 def pong(connection_id: str, ref: Any = None) -> bytes:

@@ -7,6 +7,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from realtime import bus
+from realtime.admission import Gate
 from realtime.hub import Hub
 from realtime.receiver import Receiver
 from realtime.topics import is_shared
@@ -14,6 +15,7 @@ from realtime.topics import is_shared
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
+    gate: Gate
     hub: Hub
     receiver: Receiver
     publisher: bus.Publisher
@@ -32,9 +34,13 @@ def current() -> Runtime:
     if loop not in _runtimes:
         receiver = Receiver()
         hub = Hub(
-            import_string(settings.REALTIME_LOG)(), receiver, shared=is_shared, recovery_limit=settings.RECOVERY_LIMIT
+            import_string(settings.REALTIME_LOG)(),
+            receiver,
+            shared=is_shared,
+            recovery_events=settings.RECOVERY_LIMIT,
+            recovery_bytes=settings.OUTBOX_MAX_BYTES // 2,  # What is missed has to fit the outbox.
         )
-        _runtimes[loop] = Runtime(hub, receiver, bus.attach(loop))
+        _runtimes[loop] = Runtime(Gate(), hub, receiver, bus.attach(loop))
         receiver.start(hub)
     return _runtimes[loop]
 

@@ -5,7 +5,9 @@ import { connect } from "./fanfare.js";
 const REMEMBERED = 20; // Messages of each topic that a reload shows again.
 const SHOWN = 60;
 const NEWS = 5;
-const TOASTS = 3;
+const COUNTED = 99;
+const TOASTS = 2;
+const SPOKEN = 3;
 const TOAST_MS = 6000;
 const TEXT_MAX = 2000;
 
@@ -13,8 +15,9 @@ const room = document.body.dataset.room;
 const csrfToken = document.querySelector('meta[name="csrf-token"]').content;
 
 class Panel {
-  #messages = []; // Newest first: {message, item}.
-  #unseen = [];
+  #messages = []; // Newest first: {message, item, at}.
+  #unseen = []; // Since the bell was last opened,
+  #inNews = []; // and what it has shown since.
   #client;
   #retry;
   #wasOffline = false;
@@ -26,6 +29,7 @@ class Panel {
     this.bell = section.querySelector(".bell");
     this.news = section.querySelector(".news");
     this.list = section.querySelector(".messages");
+    this.toasts = section.querySelector(".toasts");
     this.form = section.querySelector(".composer");
     this.note = section.querySelector(".note");
     this.bell.addEventListener("click", () => this.#openNews(this.news.hidden));
@@ -38,7 +42,7 @@ class Panel {
   async start() {
     const topics = {};
     for (const topic of [`user.${this.user}`, room, "all"]) {
-      topics[topic] = await this.#load(topic).catch((error) => this.#say(`What came before: ${error.message}`));
+      topics[topic] = await this.#load(topic).catch((error) => this.#notLoaded(error));
     }
     this.#client = connect({ topics, getToken: () => getToken(this.user) });
     this.#client.addEventListener("state", ({ detail }) => this.#showState(detail));
@@ -60,7 +64,11 @@ class Panel {
 
   async #reload(topic) {
     this.#remove(({ message }) => message.topic === topic);
-    await this.#load(topic).catch((error) => this.#say(`What came before: ${error.message}`));
+    await this.#load(topic).catch((error) => this.#notLoaded(error));
+  }
+
+  #notLoaded(error) {
+    this.#say(`What came before could not be loaded: ${error.message}`);
   }
 
   #receive(message) {
@@ -69,8 +77,8 @@ class Panel {
     item.classList.add("new");
     this.#toast(message);
     announce(`${this.name}: new from ${from(message)}: ${textOf(message)}`);
-    if (!this.news.hidden) return this.#listNews([message, ...this.#newsNow]);
-    this.#unseen.unshift(message);
+    if (!this.news.hidden) return this.#listNews([message, ...this.#inNews]); // Seen as it comes.
+    this.#unseen = [message, ...this.#unseen].slice(0, COUNTED + 1);
     this.#countNews();
   }
 
@@ -108,12 +116,9 @@ class Panel {
   #toast(message) {
     const toast = document.createElement("p");
     toast.className = "toast";
-    const who = document.createElement("strong");
-    who.textContent = from(message);
-    toast.append(who, ` ${textOf(message)}`);
-    const toasts = this.section.querySelector(".toasts");
-    toasts.prepend(toast);
-    while (toasts.children.length > TOASTS) toasts.lastElementChild.remove();
+    toast.append(...inShort(message));
+    this.toasts.append(toast);
+    while (this.toasts.children.length > TOASTS) this.toasts.firstElementChild.remove();
     setTimeout(() => toast.remove(), TOAST_MS);
   }
 
@@ -121,11 +126,9 @@ class Panel {
     const count = this.#unseen.length;
     const badge = this.bell.querySelector(".count");
     badge.hidden = count === 0;
-    badge.textContent = count > 99 ? "99+" : `${count}`;
+    badge.textContent = count > COUNTED ? `${COUNTED}+` : `${count}`;
     this.bell.querySelector(".bell-label").textContent = `Notifications of ${this.name}: ${count || "none"} new`;
   }
-
-  #newsNow = [];
 
   /** Looking is seeing: opening the bell sets its count back. */
   #openNews(open) {
@@ -133,18 +136,18 @@ class Panel {
     this.news.hidden = !open;
     this.bell.setAttribute("aria-expanded", `${open}`);
     if (open) this.#listNews(this.#unseen);
+    this.toasts.replaceChildren();
     for (const { item } of this.#messages) item.classList.remove("new");
     this.#unseen = [];
     this.#countNews();
   }
 
   #listNews(messages) {
-    this.#newsNow = messages.slice(0, SHOWN);
-    const items = this.#newsNow.slice(0, NEWS).map((message) => {
+    this.#inNews = messages.slice(0, SHOWN);
+    const items = this.#inNews.slice(0, NEWS).map((message) => {
       const item = document.createElement("li");
-      const who = document.createElement("strong");
-      who.textContent = from(message);
-      item.append(who, ` ${textOf(message)}`);
+      const lines = item.appendChild(document.createElement("span"));
+      lines.append(...inShort(message));
       return item;
     });
     this.news.querySelector("ul").replaceChildren(...items);
@@ -238,6 +241,13 @@ function textOf({ data }) {
   return (typeof text === "string" ? text : JSON.stringify(data)).slice(0, TEXT_MAX);
 }
 
+/** Who and what, for one or two lines. */
+function inShort(message) {
+  const who = document.createElement("strong");
+  who.textContent = from(message);
+  return [who, ` ${textOf(message)}`];
+}
+
 function title(user) {
   return user.charAt(0).toUpperCase() + user.slice(1);
 }
@@ -248,8 +258,8 @@ let announcements = [];
 function announce(text) {
   if (announcements.push(text) > 1) return;
   setTimeout(() => {
-    const more = announcements.length - TOASTS;
-    const texts = announcements.slice(0, TOASTS);
+    const more = announcements.length - SPOKEN;
+    const texts = announcements.slice(0, SPOKEN);
     document.getElementById("live").textContent = [...texts, ...(more > 0 ? [`and ${more} more.`] : [])].join("\n");
     announcements = [];
   }, 300);

@@ -16,7 +16,7 @@
  * @typedef {object} Options
  * @property {string | URL} [url]  Where the socket is: `/ws/` on this host unless given.
  * @property {string} [token]  A credential for every attempt; or
- * @property {() => string | Promise<string>} [getToken]  gets a fresh one before each attempt.
+ * @property {() => string | Promise<string>} [getToken]  gets a fresh one before each. Without: the page's session.
  * @property {string[] | Record<string, Position | null>} [topics]  Instead of the server's default topics; with a
  *   position, what came after it is sent first.
  *
@@ -61,7 +61,7 @@ export function connect(options = {}) {
   return new Client(options, webSocket);
 }
 
-/** What a request is rejected with, and the `detail` of `error`. `code` is the server's, or named where it is made. */
+/** What a request is rejected with, and the `detail` of `error`; `code` is the server's, or one of those below. */
 export class FanfareError extends Error {
   constructor(/** @type {unknown} */ code, /** @type {unknown} */ message) {
     super(words(message));
@@ -72,7 +72,7 @@ export class FanfareError extends Error {
 
 /** @type {Transport} */
 function webSocket(url, token, on) {
-  const socket = new WebSocket(url, ["fanfare.v1", `bearer.${token}`]);
+  const socket = new WebSocket(url, ["fanfare.v1", ...(token ? [`bearer.${token}`] : [])]);
   socket.onmessage = ({ data }) => on.frame(data);
   socket.onclose = ({ code, reason }) => on.closed(code, reason);
   return socket;
@@ -161,7 +161,7 @@ class Client extends EventTarget {
       const { token, getToken } = this.#options;
       const credential = getToken ? await inTime(getToken()) : token;
       if (this.#state.state === "closed") return;
-      const link = this.#transport(this.#url(), `${credential}`, {
+      const link = this.#transport(this.#url(), credential ?? "", {
         frame: (text) => link === this.#link && this.#receive(text),
         closed: (code, reason) => link === this.#link && this.#lost(code, reason),
       });
@@ -248,7 +248,7 @@ class Client extends EventTarget {
     const { event, ...detail } = frame ?? {};
     if (event === "welcome") this.#welcome(detail);
     else if (event === "message") this.#isNew(detail) && this.#emit("message", detail);
-    else if (event === "recalled") this.#topics.has(detail.topic) && this.#emit("recalled", detail);
+    else if (event === "recalled") this.#isRecall(detail) && this.#emit("recalled", detail);
     else if (event === "reset") this.#move(detail, true);
     else if (event === "subscribed") this.#move(detail, detail.recovered === false);
     else if (event === "unsubscribed") this.#left(detail);
@@ -290,6 +290,10 @@ class Client extends EventTarget {
     if (!position({ epoch, offset }) || offset <= last) return false;
     this.#topics.set(topic, { epoch, offset });
     return true;
+  }
+
+  #isRecall(/** @type {*} */ { topic, id }) {
+    return this.#topics.has(topic) && typeof id === "string";
   }
 
   /** The server says where we are now, and whether something is lost. */
@@ -369,7 +373,14 @@ class Client extends EventTarget {
   }
 }
 
-/** @typedef {{text: string, resolve: (answer: *) => void, reject: (error: Error) => void, sent: boolean, timer: *}} Request */
+/**
+ * @typedef {object} Request
+ * @property {string} text
+ * @property {boolean} sent
+ * @property {(answer: *) => void} resolve
+ * @property {(error: Error) => void} reject
+ * @property {*} timer
+ */
 
 /** The position that a value is, or null. @returns {Position | null} */
 function position(/** @type {*} */ value) {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, sync_playwright
 
 ARGS = [
     "--no-sandbox",
@@ -42,24 +42,29 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
 
     At the end of the test no page may have thrown, run a dialog, or broken its content security policy.
     """
-    contexts = []
-    violations: list[str] = []
+    contexts: list[BrowserContext] = []
+    wrong: list[str] = []
+
+    def refuse(dialog: Dialog) -> None:
+        wrong.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def read(line: ConsoleMessage) -> None:
+        if "Content Security Policy" in line.text:
+            wrong.append(line.text)
 
     def open_page(url: str, **options: Any) -> Page:
         context = browser.new_context(**options)
         context.set_default_timeout(10_000)
         contexts.append(context)
         page = context.new_page()
-        page.on("pageerror", lambda error: violations.append(f"thrown: {error}"))
-        page.on("dialog", lambda dialog: (violations.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on(
-            "console",
-            lambda line: violations.append(line.text) if "Content Security Policy" in line.text else None,
-        )
+        page.on("pageerror", lambda error: wrong.append(f"thrown: {error}"))
+        page.on("dialog", refuse)
+        page.on("console", read)
         page.goto(url)
         return page
 
     yield open_page
     for context in contexts:
         context.close()
-    assert violations == []
+    assert wrong == []

@@ -2,95 +2,112 @@
 
 import django.db.models.deletion
 import django.utils.timezone
-import notifications.models
 import uuid_utils.compat
 from django.db import migrations, models
 
+import notifications.models
+
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Topic',
+            name="Topic",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=220, unique=True)),
-                ('epoch', models.CharField(default=notifications.models.new_epoch, max_length=16)),
-                ('head', models.BigIntegerField(default=0)),
-                ('tail', models.BigIntegerField(default=1)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.CharField(max_length=220, unique=True)),
+                ("epoch", models.CharField(default=notifications.models.new_epoch, max_length=16)),
+                ("head", models.BigIntegerField(default=0)),
+                ("tail", models.BigIntegerField(default=1)),
             ],
         ),
         migrations.CreateModel(
-            name='IdempotencyKey',
+            name="IdempotencyKey",
             fields=[
-                ('id', models.UUIDField(default=uuid_utils.compat.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('principal', models.CharField(max_length=220)),
-                ('route', models.CharField(max_length=100)),
-                ('key', models.CharField(max_length=200)),
-                ('body_digest', models.CharField(max_length=64)),
-                ('reply', models.TextField(default='')),
-                ('created_at', models.DateTimeField(db_index=True, default=django.utils.timezone.now)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=uuid_utils.compat.uuid7, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("principal", models.CharField(max_length=220)),
+                ("route", models.CharField(max_length=100)),
+                ("key", models.CharField(max_length=200)),
+                ("body_digest", models.CharField(max_length=64)),
+                ("reply", models.TextField(default="")),
+                ("created_at", models.DateTimeField(db_index=True, default=django.utils.timezone.now)),
             ],
             options={
-                'constraints': [models.UniqueConstraint(models.F('principal'), models.F('route'), models.F('key'), name='idempotency_once')],
+                "constraints": [
+                    models.UniqueConstraint(
+                        models.F("principal"), models.F("route"), models.F("key"), name="idempotency_once"
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Message',
+            name="Message",
             fields=[
-                ('id', models.UUIDField(default=uuid_utils.compat.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('offset', models.BigIntegerField(null=True)),
-                ('type', models.CharField(max_length=100)),
-                ('data', models.TextField()),
-                ('sender', models.CharField(blank=True, max_length=200)),
-                ('key', models.CharField(blank=True, max_length=200)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('send_at', models.DateTimeField(null=True)),
-                ('expires_at', models.DateTimeField(null=True)),
-                ('recalled_at', models.DateTimeField(null=True)),
-                ('has_exclusions', models.BooleanField(default=False)),
-                ('topic', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to='notifications.topic')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=uuid_utils.compat.uuid7, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("offset", models.BigIntegerField(null=True)),
+                ("type", models.CharField(max_length=100)),
+                ("data", models.TextField()),
+                ("sender", models.CharField(blank=True, max_length=200)),
+                ("key", models.CharField(blank=True, max_length=200)),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("send_at", models.DateTimeField(null=True)),
+                ("expires_at", models.DateTimeField(null=True)),
+                ("recalled_at", models.DateTimeField(null=True)),
+                ("has_exclusions", models.BooleanField(default=False)),
+                ("topic", models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="notifications.topic")),
             ],
         ),
         migrations.CreateModel(
-            name='Receipt',
+            name="Receipt",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('user', models.CharField(max_length=200)),
-                ('excluded', models.BooleanField(default=False)),
-                ('message', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to='notifications.message')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("user", models.CharField(max_length=200)),
+                ("excluded", models.BooleanField(default=False)),
+                ("message", models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="notifications.message")),
             ],
             options={
-                'constraints': [models.UniqueConstraint(models.F('message'), models.F('user'), name='receipt_once')],
+                "constraints": [models.UniqueConstraint(models.F("message"), models.F("user"), name="receipt_once")],
             },
         ),
         migrations.AddIndex(
-            model_name='message',
-            index=models.Index(models.F('topic'), models.F('created_at'), models.F('offset'), name='message_time'),
+            model_name="message",
+            index=models.Index(models.F("topic"), models.F("created_at"), models.F("offset"), name="message_time"),
         ),
         migrations.AddIndex(
-            model_name='message',
-            index=models.Index(models.F('key'), condition=models.Q(('key', ''), _negated=True), name='message_key'),
+            model_name="message",
+            index=models.Index(models.F("key"), condition=models.Q(("key", ""), _negated=True), name="message_key"),
         ),
         migrations.AddIndex(
-            model_name='message',
-            index=models.Index(models.F('send_at'), condition=models.Q(('offset', None)), name='message_due'),
+            model_name="message",
+            index=models.Index(models.F("send_at"), condition=models.Q(("offset", None)), name="message_due"),
         ),
         migrations.AddIndex(
-            model_name='message',
-            index=models.Index(models.F('expires_at'), condition=models.Q(('expires_at__isnull', False)), name='message_expiry'),
+            model_name="message",
+            index=models.Index(
+                models.F("expires_at"), condition=models.Q(("expires_at__isnull", False)), name="message_expiry"
+            ),
         ),
         migrations.AddIndex(
-            model_name='message',
-            index=models.Index(models.F('recalled_at'), condition=models.Q(('recalled_at__isnull', False)), name='message_recall'),
+            model_name="message",
+            index=models.Index(
+                models.F("recalled_at"), condition=models.Q(("recalled_at__isnull", False)), name="message_recall"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='message',
-            constraint=models.UniqueConstraint(models.F('topic'), models.F('offset'), name='message_offset'),
+            model_name="message",
+            constraint=models.UniqueConstraint(models.F("topic"), models.F("offset"), name="message_offset"),
         ),
     ]

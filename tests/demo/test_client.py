@@ -14,11 +14,13 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
 from tests.browser import OpenPage
 
 CLIENT = Path(__file__).parents[2] / "static" / "fanfare.js"
 PATIENCE = 5.0
+Start = Callable[..., Page]
 ALICE = "user.alice"
 NOTES = """
 async (options) => {
@@ -48,8 +50,8 @@ class Connection:
     def send(self, **event: Any) -> None:
         self.socket.send(json.dumps(event))
 
-    def welcome(self, **topics: dict[str, Any]) -> None:
-        self.send(event="welcome", connectionId="c1", user="alice", topics=dict(topics.items()))
+    def welcome(self, **topics: Any) -> None:
+        self.send(event="welcome", connectionId="c1", user="alice", topics=topics)
 
     def message(self, offset: int | None, topic: str = ALICE, **more: Any) -> None:
         event = {"id": f"id-{offset}", "type": "note", "data": offset, "created_at": "2026-01-01T00:00:00Z", **more}
@@ -79,7 +81,7 @@ class Fake:
             "127.0.0.1",
             0,
             process_request=self._page,
-            select_subprotocol=lambda _connection, _offered: "fanfare.v1",
+            select_subprotocol=lambda _connection, _offered: Subprotocol("fanfare.v1"),
             ping_interval=None,
             close_timeout=1,
         )
@@ -122,7 +124,7 @@ def server() -> Iterator[Fake]:
 
 
 @pytest.fixture
-def start(server: Fake, open_page: OpenPage) -> Callable[..., Page]:
+def start(server: Fake, open_page: OpenPage) -> Start:
     """`start(options)`: a page whose `notes` are the client's events, with a clock that the test can turn on."""
 
     def start(options: dict[str, Any] | None = None) -> Page:
@@ -153,7 +155,7 @@ def at(offset: int, epoch: str | None = "e1") -> dict[str, Any]:
     return {"epoch": epoch, "offset": offset}
 
 
-def test_it_asks_for_the_default_topics_first_and_for_its_positions_after_a_loss(start, server: Fake) -> None:
+def test_it_asks_for_the_default_topics_first_and_for_its_positions_after_a_loss(start: Start, server: Fake) -> None:
     page = start()
     first = server.accept()
     assert (first.path, first.subprotocols) == ("/ws/", "fanfare.v1, bearer.token-1")
@@ -174,13 +176,11 @@ def test_it_asks_for_the_default_topics_first_and_for_its_positions_after_a_loss
     second.message(5)
     second.send(event="subscribed", topic=ALICE, **at(5), recovered=True, ref=asked[0]["ref"])
     assert [message["offset"] for message in await_note(page, "message", 2)] == [4, 5]
-    assert [state["state"] for state in notes(page, "state")] == ["connecting", "online", "offline"] + [
-        "connecting",
-        "online",
-    ]
+    states = [state["state"] for state in notes(page, "state")]
+    assert states == ["connecting", "online", "offline", "connecting", "online"]
 
 
-def test_given_topics_are_asked_for_by_name_and_those_with_a_position_from_there(start, server: Fake) -> None:
+def test_given_topics_are_asked_for_by_name_and_those_with_a_position_from_there(start: Start, server: Fake) -> None:
     start({"topics": {ALICE: at(7), "all": None}})
     connection = server.accept()
     assert connection.path == "/ws/?topics=all"
@@ -189,7 +189,7 @@ def test_given_topics_are_asked_for_by_name_and_those_with_a_position_from_there
     assert (frame["topic"], frame["since"]) == (ALICE, at(7))
 
 
-def test_a_message_that_comes_twice_or_late_is_shown_once_and_never_backwards(start, server: Fake) -> None:
+def test_a_message_that_comes_twice_or_late_is_shown_once_and_never_backwards(start: Start, server: Fake) -> None:
     page = start()
     connection = server.accept()
     connection.welcome(**{ALICE: at(0)})
@@ -202,7 +202,7 @@ def test_a_message_that_comes_twice_or_late_is_shown_once_and_never_backwards(st
     assert [message["offset"] or message["id"] for message in shown] == [1, 3, 4, "x", "y", 5]
 
 
-def test_the_memory_for_messages_without_an_offset_is_bounded(start, server: Fake) -> None:
+def test_the_memory_for_messages_without_an_offset_is_bounded(start: Start, server: Fake) -> None:
     page = start()
     connection = server.accept()
     connection.welcome(**{ALICE: at(0)})
@@ -213,14 +213,14 @@ def test_the_memory_for_messages_without_an_offset_is_bounded(start, server: Fak
     assert len(await_note(page, "message", 1002)) == 1002
 
 
-def test_nonsense_from_the_server_neither_throws_nor_ends_the_connection(start, server: Fake) -> None:
+def test_nonsense_from_the_server_neither_throws_nor_ends_the_connection(start: Start, server: Fake) -> None:
     page = start()
     connection = server.accept()
     connection.welcome(**{ALICE: at(0), "broken": {"offset": "x"}, "worse": None})
     for text in ("", "no json", "null", "7", '"text"', "[]", "{}", '{"event": {"toString": 1}}', '{"event": "news"}'):
         connection.socket.send(text)
     connection.socket.send(b"\x00binary")
-    wrong = (None, 7, "text", [], {"toString": 1}, -1, 2**60, 1.5, True)
+    wrong: tuple[Any, ...] = (None, 7, "text", [], {"toString": 1}, -1, 2**60, 1.5, True)
     for event in ("welcome", "message", "recalled", "reset", "subscribed", "unsubscribed", "ok", "error", "__proto__"):
         connection.send(event=event)
         for value in wrong:
@@ -237,7 +237,7 @@ def test_nonsense_from_the_server_neither_throws_nor_ends_the_connection(start, 
 
 
 @pytest.mark.parametrize("code", [4500, 4501, 4999])
-def test_it_stays_away_when_the_server_says_so_and_tells_why(start, server: Fake, code: int) -> None:
+def test_it_stays_away_when_the_server_says_so_and_tells_why(start: Start, server: Fake, code: int) -> None:
     page = start()
     server.accept().close(code, "unauthenticated")
     page.wait_for_function("client.state.state === 'closed'")
@@ -249,7 +249,7 @@ def test_it_stays_away_when_the_server_says_so_and_tells_why(start, server: Fake
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 4000, 4401, 4408, 4409, 4410, 4499])
-def test_it_comes_back_after_any_other_close_with_a_fresh_token(start, server: Fake, code: int) -> None:
+def test_it_comes_back_after_any_other_close_with_a_fresh_token(start: Start, server: Fake, code: int) -> None:
     start()
     connection = server.accept()
     connection.welcome()
@@ -257,7 +257,9 @@ def test_it_comes_back_after_any_other_close_with_a_fresh_token(start, server: F
     assert server.accept().subprotocols.endswith("bearer.token-2")
 
 
-def test_the_waits_grow_to_30_s_and_start_anew_only_after_a_connection_that_stayed_up(start, server: Fake) -> None:
+def test_the_waits_grow_to_30_s_and_start_anew_only_after_a_connection_that_stayed_up(
+    start: Start, server: Fake
+) -> None:
     page = start()
     page.evaluate("Math.random = () => 1")
     page.evaluate("window.waits = []")
@@ -277,7 +279,7 @@ def test_the_waits_grow_to_30_s_and_start_anew_only_after_a_connection_that_stay
     assert [round(wait, -2) for wait in waits] == [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 500]
 
 
-def test_a_silent_server_is_asked_for_a_sign_of_life_and_left_without_one(start, server: Fake) -> None:
+def test_a_silent_server_is_asked_for_a_sign_of_life_and_left_without_one(start: Start, server: Fake) -> None:
     page = start()
     connection = server.accept()
     connection.welcome(**{ALICE: at(0)})
@@ -297,7 +299,7 @@ def test_a_silent_server_is_asked_for_a_sign_of_life_and_left_without_one(start,
     assert server.accept().path == "/ws/?topics="
 
 
-def test_a_server_that_accepts_and_then_says_nothing_is_left(start, server: Fake) -> None:
+def test_a_server_that_accepts_and_then_says_nothing_is_left(start: Start, server: Fake) -> None:
     page = start()
     server.accept()
     page.clock.fast_forward(10_500)
@@ -308,7 +310,7 @@ def test_a_server_that_accepts_and_then_says_nothing_is_left(start, server: Fake
 
 @pytest.mark.parametrize("target, event", [("window", "online"), ("document", "visibilitychange")])
 def test_it_comes_back_at_once_with_the_network_and_when_somebody_looks(
-    start, server: Fake, target: str, event: str
+    start: Start, server: Fake, target: str, event: str
 ) -> None:
     page = start()
     page.evaluate("Math.random = () => 1000")  # So that it would wait for ever.
@@ -336,7 +338,7 @@ def test_a_token_that_cannot_be_had_is_told_and_asked_for_again(open_page: OpenP
     assert notes(page, "error") == ["no session"]
 
 
-def test_publish_resolves_with_the_answer_and_rejects_with_the_servers_code(start, server: Fake) -> None:
+def test_publish_resolves_with_the_answer_and_rejects_with_the_servers_code(start: Start, server: Fake) -> None:
     page = start()
     connection = server.accept()
     connection.welcome()
@@ -352,7 +354,7 @@ def test_publish_resolves_with_the_answer_and_rejects_with_the_servers_code(star
     assert notes(page, "error") == []
 
 
-def test_publish_times_out_and_a_late_answer_changes_nothing(start, server: Fake) -> None:
+def test_publish_times_out_and_a_late_answer_changes_nothing(start: Start, server: Fake) -> None:
     page = start()
     connection = server.accept()
     connection.welcome(**{ALICE: at(0)})
@@ -366,7 +368,7 @@ def test_publish_times_out_and_a_late_answer_changes_nothing(start, server: Fake
     await_note(page, "message")
 
 
-def test_publish_waits_for_the_connection_but_is_never_sent_twice(start, server: Fake) -> None:
+def test_publish_waits_for_the_connection_but_is_never_sent_twice(start: Start, server: Fake) -> None:
     page = start()
     page.evaluate("void (window.early = ask('publish', 'user.bob', 'early'))")
     connection = server.accept()
@@ -381,7 +383,7 @@ def test_publish_waits_for_the_connection_but_is_never_sent_twice(start, server:
     assert second.receive()["data"] == "later"
 
 
-def test_requests_that_wait_are_bounded_and_what_is_no_json_is_refused(start, server: Fake) -> None:
+def test_requests_that_wait_are_bounded_and_what_is_no_json_is_refused(start: Start, server: Fake) -> None:
     page = start()
     server.accept()
     page.evaluate("void (window.broken = client.publish('user.bob', 1n).catch((error) => error.name))")
@@ -392,7 +394,7 @@ def test_requests_that_wait_are_bounded_and_what_is_no_json_is_refused(start, se
     assert page.evaluate("Promise.all(asked)") == [["failed", "closed"]] * 100 + [["failed", "busy"]]
 
 
-def test_subscribe_and_unsubscribe_hold_over_a_reconnect(start, server: Fake) -> None:
+def test_subscribe_and_unsubscribe_hold_over_a_reconnect(start: Start, server: Fake) -> None:
     page = start()
     connection = server.accept()
     connection.welcome(**{ALICE: at(0)})
@@ -418,7 +420,7 @@ def test_subscribe_and_unsubscribe_hold_over_a_reconnect(start, server: Fake) ->
     assert [message["topic"] for message in notes(page, "message")] == ["topic.news"]
 
 
-def test_what_is_lost_is_told_as_reset_and_the_next_numbering_counts(start, server: Fake) -> None:
+def test_what_is_lost_is_told_as_reset_and_the_next_numbering_counts(start: Start, server: Fake) -> None:
     page = start({"topics": {ALICE: at(500)}})
     connection = server.accept()
     connection.welcome()
@@ -436,7 +438,7 @@ def test_what_is_lost_is_told_as_reset_and_the_next_numbering_counts(start, serv
     assert second.receive()["since"] == at(2, "e3")
 
 
-def test_a_topic_that_gets_its_first_message_learns_its_epoch(start, server: Fake) -> None:
+def test_a_topic_that_gets_its_first_message_learns_its_epoch(start: Start, server: Fake) -> None:
     page = start()
     connection = server.accept()
     connection.welcome(**{ALICE: at(0, None)})
@@ -458,7 +460,7 @@ def test_a_topic_that_gets_its_first_message_learns_its_epoch(start, server: Fak
     assert [message["offset"] for message in notes(page, "message")] == [1, 2]
 
 
-def test_a_refused_topic_is_told_and_not_asked_for_again(start, server: Fake) -> None:
+def test_a_refused_topic_is_told_and_not_asked_for_again(start: Start, server: Fake) -> None:
     page = start({"topics": {"topic.secret": at(1)}})
     connection = server.accept()
     connection.welcome()
@@ -472,7 +474,7 @@ def test_a_refused_topic_is_told_and_not_asked_for_again(start, server: Fake) ->
         second.socket.recv(0.5)
 
 
-def test_a_topic_that_cannot_be_had_for_now_is_asked_for_again_from_the_same_place(start, server: Fake) -> None:
+def test_a_topic_that_cannot_be_had_for_now_is_asked_for_again_from_the_same_place(start: Start, server: Fake) -> None:
     page = start({"topics": {ALICE: at(1)}})
     connection = server.accept()
     connection.welcome()
@@ -483,7 +485,7 @@ def test_a_topic_that_cannot_be_had_for_now_is_asked_for_again_from_the_same_pla
     assert notes(page, "error") == []
 
 
-def test_a_recalled_message_is_told(start, server: Fake) -> None:
+def test_a_recalled_message_is_told(start: Start, server: Fake) -> None:
     page = start()
     connection = server.accept()
     connection.welcome(**{ALICE: at(5)})
@@ -491,7 +493,7 @@ def test_a_recalled_message_is_told(start, server: Fake) -> None:
     assert await_note(page, "recalled") == [{"topic": ALICE, "offset": 4, "id": "m4"}]
 
 
-def test_close_ends_it_for_good(start, server: Fake) -> None:
+def test_close_ends_it_for_good(start: Start, server: Fake) -> None:
     page = start()
     connection = server.accept()
     connection.welcome()

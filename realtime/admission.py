@@ -1,0 +1,135 @@
+"""Who comes in, by whatever way: limits, identity, topics."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
+
+from django.conf import settings
+
+from accounts.credentials import Unauthenticated, authenticate
+from accounts.errors import ApiError
+from accounts.principals import Principal
+from realtime import metrics
+from realtime.asgi import Scope
+from realtime.database import in_database
+from realtime.topics import resolve
+
+AUTHENTICATE_SECONDS = 10.0
+
+
+class Bucket:
+    """A token bucket: `rate` a second on average, `burst` at once."""
+
+    __slots__ = ("_burst", "_full_at", "_rate")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._full_at = 0.0  # When it will be full again.
+
+    def take(self) -> bool:
+        """Takes a token, if there is one."""
+        now = time.monotonic()
+        full_at = max(self._full_at, now) + 1 / self._rate
+        if full_at - now > self._burst / self._rate:
+            return False
+        self._full_at = full_at
+        return True
+
+
+@dataclass(slots=True)
+class Gate:
+    """Counts the connections of this process, and says when there are too many. Raises ApiError 429 and 503."""
+
+    handshakes: Bucket = field(
+        default_factory=lambda: Bucket(settings.HANDSHAKES_PER_SECOND, 2 * settings.HANDSHAKES_PER_SECOND)
+    )
+    inside: int = 0
+    users: Counter[str] = field(default_factory=Counter)
+
+    def knock(self) -> None:
+        """Before anything is done for a newcomer."""
+        if self.inside >= settings.CONNECTIONS_PER_PROCESS:
+            metrics.refused.labels("process_full").inc()
+            raise ApiError(503, "process_full", "This process is full (CONNECTIONS_PER_PROCESS).", retry_after=5)
+        if not self.handshakes.take():
+            metrics.refused.labels("handshake_rate").inc()
+            raise ApiError(503, "too_many_handshakes", "Too many at once (HANDSHAKES_PER_SECOND).", retry_after=2)
+
+    def enter(self, user: str | None) -> None:
+        """Once it is known who it is; `leave` takes it back. Services have no limit of their own."""
+        if user is not None:
+            if self.users[user] >= settings.CONNECTIONS_PER_USER:
+                metrics.refused.labels("user_full").inc()
+                raise ApiError(
+                    429,
+                    "too_many_connections",
+                    f"A user has {settings.CONNECTIONS_PER_USER} connections at most (CONNECTIONS_PER_USER).",
+                    retry_after=30,
+                )
+            self.users[user] += 1
+        self.inside += 1
+
+    def leave(self, user: str | None) -> None:
+        self.inside -= 1
+        if user is not None:
+            self.users[user] -= 1
+            if not self.users[user]:
+                del self.users[user]
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def query_of(scope: Scope) -> dict[str, str]:
+    """The query's parameters; of one that is repeated, the last counts."""
+    return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+
+
+async def identify(scope: Scope) -> Principal:
+    """Raises Unauthenticated, or ApiError 503 when that cannot be found out now."""
+    try:
+        async with asyncio.timeout(AUTHENTICATE_SECONDS):
+            return await in_database(authenticate, headers_of(scope), query_of(scope), scope.get("subprotocols", ()))
+    except (Unauthenticated, ApiError):
+        raise
+    except Exception as error:
+        raise ApiError(503, "unavailable", "Who you are cannot be looked up now: try again.", retry_after=2) from error
+
+
+def choose_topics(principal: Principal, asked: str | None) -> tuple[list[str], list[ApiError]]:
+    """The topics to enter, asked for as `a,b` or else the default ones, and why others are refused."""
+    if asked is None:
+        names: Iterable[str] = _default_topics(principal)
+    else:
+        names = dict.fromkeys(name for name in asked.split(",") if name)
+    chosen: list[str] = []
+    refused: list[ApiError] = []
+    for name in names:
+        try:
+            admit(principal, name, already=len(chosen))
+            chosen.append(name)
+        except ApiError as error:
+            refused.append(error)
+            if error.code == "too_many_topics":
+                break
+    return chosen, refused
+
+
+def admit(principal: Principal, name: str, *, already: int) -> None:
+    """Raises ApiError 400 or 403 unless the principal may subscribe to one more topic, and to this one."""
+    if already >= settings.TOPICS_PER_CONNECTION:
+        most = settings.TOPICS_PER_CONNECTION
+        raise ApiError(403, "too_many_topics", f"A connection has {most} topics at most (TOPICS_PER_CONNECTION).")
+    if not resolve(name).may_subscribe(principal, name):
+        raise ApiError(403, "denied", f"This credential may not subscribe to {name[:100]}.")
+
+
+def _default_topics(principal: Principal) -> list[str]:
+    if principal.user is None:
+        return []
+    account = [f"account.{principal.account}"] if principal.account else []
+    return [f"user.{principal.user}", *account, "all"]
