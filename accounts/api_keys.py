@@ -56,6 +56,8 @@ def find(text: str) -> Principal | None:
 
 def _load(text: str, digest: str) -> Principal | None:
     prefix = text.removeprefix(PREFIX).partition("_")[0]
+    if not prefix.isalnum():  # PostgreSQL raises for a NUL.
+        return None
     now = timezone.now()
     alive = Q(expires_at=None) | Q(expires_at__gt=now)
     row = ApiKey.objects.filter(alive, prefix=prefix, revoked_at=None).first()

@@ -1,5 +1,6 @@
 """How Django REST framework learns who calls."""
 
+from django.conf import settings
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
 from rest_framework.exceptions import AuthenticationFailed
@@ -28,6 +29,8 @@ class OperatorAuthentication(SessionAuthentication):
     """The Django session of a staff user, with CSRF."""
 
     def authenticate(self, request: Request) -> tuple[Principal, None] | None:
+        if not request.COOKIES.get(settings.SESSION_COOKIE_NAME, "").isprintable():  # PostgreSQL raises for a NUL.
+            return None
         signed_in = super().authenticate(request)
         if signed_in is None or not signed_in[0].is_staff:
             return None

@@ -1,13 +1,13 @@
 """One function that says who calls, for Django REST framework, the socket and the plain ASGI endpoints alike."""
 
 from collections.abc import Iterable, Mapping
-from http.cookies import CookieError, SimpleCookie
 from importlib import import_module
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
 from django.contrib.auth.models import AbstractBaseUser
+from django.http import parse_cookie
 from django.utils.crypto import constant_time_compare
 
 from accounts import api_keys, tokens
@@ -75,15 +75,12 @@ def _bearer(headers: Mapping[str, str], query: Mapping[str, str], subprotocols: 
 
 
 def _from_session(headers: Mapping[str, str]) -> Principal:
-    try:
-        cookie = SimpleCookie(headers.get("cookie", "")).get(settings.SESSION_COOKIE_NAME)
-    except CookieError:
-        cookie = None
-    if cookie is None:
+    session_key = parse_cookie(headers.get("cookie", "")).get(settings.SESSION_COOKIE_NAME)
+    if not session_key or not session_key.isprintable():
         raise Unauthenticated("Send a credential: 'Authorization: Bearer <key or token>'.")
     if not origin_allowed(headers):
         raise Unauthenticated("This Origin may not use the session: add it to ALLOWED_ORIGINS.")
-    session = import_module(settings.SESSION_ENGINE).SessionStore(cookie.value)
+    session = import_module(settings.SESSION_ENGINE).SessionStore(session_key)
     if session.get(BACKEND_SESSION_KEY) in settings.AUTHENTICATION_BACKENDS:
         users = get_user_model()._default_manager
         user = users.filter(pk=session.get(SESSION_KEY), is_active=True, is_staff=True).first()
@@ -97,5 +94,8 @@ def origin_allowed(headers: Mapping[str, str]) -> bool:
     origin = headers.get("origin", "")
     if origin in settings.ALLOWED_ORIGINS:
         return True
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
     return parts.scheme in ("http", "https") and parts.netloc == headers.get("host", "")

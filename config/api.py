@@ -8,8 +8,9 @@ from typing import IO, Any
 import msgspec
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
-from django.db import DatabaseError
-from django.http import Http404
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.views import defaults
 from rest_framework import exceptions
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
@@ -69,7 +70,7 @@ class JSONRenderer(BaseRenderer):
 def exception_handler(error: Exception, _context: dict[str, Any]) -> Response | None:
     """Every refusal in the API's one shape; what is not a refusal goes on as a 500 with a traceback in the log."""
     set_rollback()
-    if isinstance(error, DatabaseError):
+    if isinstance(error, OperationalError | InterfaceError):  # Other errors of the database are ours: a 500.
         logger.warning("The database failed: %r", error)
         error = ApiError(503, "database_unavailable", "The database does not answer: try again.", retry_after=1)
     elif isinstance(error, Http404):
@@ -83,6 +84,16 @@ def exception_handler(error: Exception, _context: dict[str, Any]) -> Response | 
         )
         return _response(refusal, headers)
     return _response(error, {}) if isinstance(error, ApiError) else None
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """The 500 of a bug: nothing of it is shown, the log has the traceback."""
+    if not request.path.startswith("/api/"):
+        return defaults.server_error(request)
+    return JsonResponse(
+        {"error": {"code": "internal_error", "message": "This failed here, not with you: the server's log says why."}},
+        status=500,
+    )
 
 
 def _response(error: ApiError, headers: dict[str, str]) -> Response:

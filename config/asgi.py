@@ -14,6 +14,7 @@ django_application = bounded(cast(Application, get_asgi_application()), settings
 
 from realtime import runtime  # noqa: E402
 from realtime.consumers import LiveConsumer  # noqa: E402
+from realtime.drain import drain_on_sigterm  # noqa: E402
 from realtime.streams import poll, stream  # noqa: E402
 
 live = LiveConsumer.as_asgi()
@@ -39,6 +40,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
         message = await receive()
         if message["type"] == "lifespan.startup":
             runtime.current()
+            drain_on_sigterm()
             await send({"type": "lifespan.startup.complete"})
         else:
             await runtime.stop()

@@ -32,6 +32,8 @@ def livez(_request: HttpRequest) -> JsonResponse:
 def readyz(_request: HttpRequest) -> JsonResponse:
     """503 when requests would fail; 200 and `degraded` when they are served, but live events come late."""
     failing = _database_problems()
+    if runtime.is_draining():
+        failing.append("This process is shutting down.")
     degraded = [BUS_IS_DOWN] if runtime.bus_is_up() is False else []
     status = "failing" if failing else "degraded" if degraded else "ok"
     return JsonResponse({"status": status, "problems": failing + degraded}, status=503 if failing else 200)

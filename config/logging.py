@@ -64,9 +64,9 @@ def logging_config(level: str) -> None:
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
             "root": {"handlers": ["stderr"], "level": level},
             "loggers": {
-                "uvicorn": {"level": level},
+                "uvicorn": {"level": level, "propagate": True},
                 "uvicorn.access": {"handlers": [], "propagate": False},
-                "uvicorn.error": {"level": "WARNING"},  # Its INFO lines are one for each socket.
+                "uvicorn.error": {"level": "WARNING", "propagate": True},  # Its INFO lines are one for each socket.
                 "django.request": {"level": "ERROR"},  # Its warnings are the callers' 4xx.
                 "django.channels.server": {"level": "WARNING"},
                 "daphne": {"level": "WARNING"},

@@ -16,6 +16,8 @@ def no_such_route(_request: HttpRequest, **_parts: str) -> JsonResponse:
     )
 
 
+handler500 = "config.api.server_error"
+
 urlpatterns = [
     path("livez", health.livez),
     path("readyz", health.readyz),

@@ -27,7 +27,8 @@ class TokenRequest(msgspec.Struct):
 @ensure_csrf_cookie
 def page(request: HttpRequest) -> HttpResponse:
     """The page; its script asks for the tokens."""
-    return render(request, "demo.html", {"users": USERS, "room": ROOM, "origin": request.build_absolute_uri("/")[:-1]})
+    origin = f"{request.scheme}://{request.get_host()}"
+    return render(request, "demo.html", {"users": USERS, "room": ROOM, "origin": origin})
 
 
 @require_POST

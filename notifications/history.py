@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from accounts.errors import ApiError
@@ -108,6 +108,12 @@ def get(message_id: UUID) -> Message:
     return message
 
 
+def is_visible(message: Message) -> bool:
+    """What `visible` asks, of a message that is read already."""
+    expired = message.expires_at is not None and message.expires_at <= timezone.now()
+    return message.offset is not None and message.recalled_at is None and not expired
+
+
 def is_for(message: Message, reader: str) -> bool:
     """Whether a user who may read the topic may see this message."""
     excluded = Receipt.objects.filter(message=message, user=reader, excluded=True)
@@ -171,4 +177,7 @@ def as_dict(message: Message, topic: str) -> dict[str, Any]:
 def _not_for(reader: str | None) -> Q:
     if reader is None:
         return Q(pk__in=[])
-    return Q(has_exclusions=True, receipt__user=reader, receipt__excluded=True)
+    # Not `receipt__…`: in `exclude` two such conditions may hold for two different receipts.
+    return Q(has_exclusions=True) & Q(
+        Exists(Receipt.objects.filter(message=OuterRef("pk"), user=reader, excluded=True))
+    )

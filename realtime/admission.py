@@ -14,6 +14,7 @@ from accounts.errors import ApiError
 from accounts.principals import Principal
 from realtime import metrics
 from realtime.asgi import Scope
+from realtime.connections import Connection
 from realtime.database import in_database
 from realtime.topics import resolve
 
@@ -46,11 +47,16 @@ class Gate:
     handshakes: Bucket = field(
         default_factory=lambda: Bucket(settings.HANDSHAKES_PER_SECOND, 2 * settings.HANDSHAKES_PER_SECOND)
     )
+    connections: set[Connection] = field(default_factory=set)
+    draining: bool = False
     inside: int = 0
     users: Counter[str] = field(default_factory=Counter)
 
     def knock(self) -> None:
         """Before anything is done for a newcomer."""
+        if self.draining:
+            metrics.refused.labels("draining").inc()
+            raise ApiError(503, "draining", "This process is shutting down: come back.", retry_after=1)
         if self.inside >= settings.CONNECTIONS_PER_PROCESS:
             metrics.refused.labels("process_full").inc()
             raise ApiError(503, "process_full", "This process is full (CONNECTIONS_PER_PROCESS).", retry_after=5)

@@ -92,7 +92,7 @@ class DirectConnection(Connection):
             return
         self._write(data)
         self._written += len(data)
-        if backlog := self._backlog():
+        if (backlog := self._backlog()) > len(data):  # Some of what came before is still here.
             self._check_pace(backlog)
 
     def _end(self, code: CloseCode, reason: str) -> None:

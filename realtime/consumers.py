@@ -69,6 +69,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
         self.principal = principal
         await self._accept()
         self.connection = self._connect(principal)
+        self._runtime.gate.connections.add(self.connection)
         metrics.connections.labels(self.connection.transport).inc()
         if principal.expires_at is not None:
             self._expiry = asyncio.get_running_loop().call_later(
@@ -141,6 +142,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
             self._runtime.gate.leave(self.principal.user)
         if connection := self.connection:
             connection.closed = True
+            self._runtime.gate.connections.discard(connection)
             self._runtime.hub.leave(connection)
             metrics.connections.labels(connection.transport).dec()
             if isinstance(connection, SocketConnection):

@@ -12,8 +12,9 @@ MAX_BAD_FRAMES = 3  # In a row.
 
 
 class CloseCode(IntEnum):
-    """Why the server ends a connection: 4400-4499 come back, 4500-4999 do not."""
+    """Why the server ends a connection: 1012 and 4400-4499 come back, 4500-4999 do not."""
 
+    SERVICE_RESTART = 1012
     TOKEN_EXPIRED = 4401
     SLOW_READER = 4408
     RESYNC = 4409

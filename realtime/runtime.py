@@ -51,6 +51,10 @@ async def stop() -> None:
         await runtime.stop()
 
 
+def is_draining() -> bool:
+    return any(runtime.gate.draining for runtime in _runtimes.values())
+
+
 def bus_is_up() -> bool | None:
     """Whether the bus carries events to this process; None in a process that does not listen."""
     states = [runtime.receiver.up for runtime in _runtimes.values()]

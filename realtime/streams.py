@@ -49,7 +49,8 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
                 abort=lambda: task and task.cancel(),
                 place=lambda: place(hub.places(connection)),
             )
-            hub = runtime.current().hub
+            hub, gate = runtime.current().hub, runtime.current().gate
+            gate.connections.add(connection)
             try:
                 subscriptions = await _subscribe(hub, connection, names, since)
                 started = True
@@ -59,6 +60,7 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
                 with _closing_at(principal.expires_at, connection):
                     await _until_gone(receive, connection)
             finally:
+                gate.connections.discard(connection)
                 hub.leave(connection)
                 await connection.stop()
     except asyncio.CancelledError:
@@ -78,7 +80,8 @@ async def poll(scope: Scope, receive: Receive, send: Send) -> None:
             wait = _wait(query.get("wait"))
             since = _parse_place(query.get("since"))
             connection = PollConnection(user=principal.user, max_backlog=settings.OUTBOX_MAX_BYTES)
-            hub = runtime.current().hub
+            hub, gate = runtime.current().hub, runtime.current().gate
+            gate.connections.add(connection)
             try:
                 subscriptions = await _subscribe(hub, connection, names, since)
                 for found in subscriptions:
@@ -94,6 +97,7 @@ async def poll(scope: Scope, receive: Receive, send: Send) -> None:
                     connection.events.append(protocol.closed(*connection.ended))
                 next_place = place(hub.places(connection)).decode()
             finally:
+                gate.connections.discard(connection)
                 hub.leave(connection)
             body = b'{"events":[' + b",".join(connection.events) + b'],"since":"' + next_place.encode() + b'"}'
             await reply(send, 200, body)

@@ -51,6 +51,11 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
         self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
 
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True  # Refused, that is; Uvicorn would log that it never was.
+
     def handle_ping(self) -> None:
         """A flood of pings makes as many pongs, and a client that does not read them fills our memory."""
         now = self.loop.time()

@@ -44,12 +44,13 @@ class Panel {
     for (const topic of [`user.${this.user}`, room, "all"]) {
       topics[topic] = await this.#load(topic).catch((error) => this.#notLoaded(error));
     }
-    this.#client = connect({ topics, getToken: () => getToken(this.user) });
-    this.#client.addEventListener("state", ({ detail }) => this.#showState(detail));
-    this.#client.addEventListener("message", ({ detail }) => this.#receive(detail));
-    this.#client.addEventListener("recalled", ({ detail }) => this.#remove(({ message }) => message.id === detail.id));
-    this.#client.addEventListener("reset", ({ detail }) => this.#reload(detail.topic));
-    this.#client.addEventListener("error", ({ detail }) => this.#say(detail.message));
+    const client = connect({ topics, getToken: () => getToken(this.user) });
+    client.addEventListener("state", ({ detail }) => this.#showState(detail));
+    client.addEventListener("message", ({ detail }) => this.#receive(detail));
+    client.addEventListener("recalled", ({ detail }) => this.#remove(({ message }) => message.id === detail.id));
+    client.addEventListener("reset", ({ detail }) => this.#reload(detail.topic));
+    client.addEventListener("error", ({ detail }) => this.#showError(detail));
+    this.#client = client;
   }
 
   /** The last messages of a topic into the list; resolves with the position after them. */
@@ -169,8 +170,9 @@ class Panel {
     event.preventDefault();
     const input = this.form.elements.text;
     const text = input.value.trim();
-    if (!text || this.form.ariaBusy === "true") return;
+    if (!text || !this.#client || this.form.ariaBusy === "true") return;
     this.form.ariaBusy = "true";
+    if (this.#client.state.state === "offline") this.#say("This goes out as soon as the connection is back.");
     try {
       const { topic, offset } = await this.#client.publish(this.form.elements.to.value, { text });
       input.value = "";
@@ -205,6 +207,10 @@ class Panel {
       if (!this.#wasOffline) announce(`${this.name} has lost the connection and will come back.`);
       this.#wasOffline = true;
     }
+  }
+
+  #showError({ code, message }) {
+    if (code !== "no_connection") this.#say(message); // The state says that one, once.
   }
 
   /** A line under the box, also read aloud. */

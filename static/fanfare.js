@@ -84,7 +84,7 @@ class Client extends EventTarget {
   #state = { state: "connecting" };
   /** @type {Map<string, Position | null>} The topics that are wanted, and how far each has been read. */
   #topics = new Map();
-  /** @type {Map<number | string, Request>} What waits for an answer, by ref: a number for each publish, else words. */
+  /** @type {Map<number | string, Request>} What waits for an answer, by ref: numbers for publishes, else words. */
   #requests = new Map();
   /** @type {Set<string>} The last messages without an offset. */
   #ids = new Set();
