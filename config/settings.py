@@ -136,6 +136,7 @@ def database() -> dict[str, Any]:
             "timeout": DATABASE_TIMEOUT,
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;",
         }
+        config["TEST"] = {"NAME": str(FANFARE_HOME / "test.sqlite3")}  # A file, for threads share it.
     else:
         config["OPTIONS"] = {
             **config.get("OPTIONS", {}),

@@ -43,7 +43,8 @@ def read(name: str, after: int, limit: int) -> Page:
         return Page(None, 0, 1, 0, ())
     messages, through = _messages_after(topic, after, limit)
     events = [message_event(message, name, topic.epoch) for message in messages]
-    return Page(topic.epoch, topic.head, topic.tail, through, with_exclusions(messages, events))
+    tail = _tail(topic, after, messages, through)
+    return Page(topic.epoch, topic.head, tail, through, with_exclusions(messages, events))
 
 
 def _messages_after(topic: Topic, after: int, limit: int, hide: Q | None = None) -> tuple[list[Message], int]:
@@ -57,17 +58,24 @@ def _messages_after(topic: Topic, after: int, limit: int, hide: Q | None = None)
     return messages, (messages[-1].offset or 0) if full else topic.head
 
 
+def _tail(topic: Topic, after: int, messages: Sequence[Message], through: int) -> int:
+    """The tail, read again after the messages where some are missing: they may have been purged in between."""
+    if len(messages) == through - after:
+        return topic.tail
+    return next(iter(Topic.objects.filter(pk=topic.pk).values_list("tail", flat=True)), topic.head + 1)
+
+
 def topic_page(name: str, since: int, limit: int, reader: str | None) -> dict[str, Any]:
     """A topic's messages after `since` as `reader` may see them -> `{messages, epoch, head, tail}`."""
     topic = Topic.objects.filter(name=name).first()
     if topic is None:
         return {"messages": [], "epoch": None, "head": 0, "tail": 1}
-    messages, _ = _messages_after(topic, since, limit, _not_for(reader))
+    messages, through = _messages_after(topic, since, limit, _not_for(reader))
     return {
         "messages": [as_dict(message, name) for message in messages],
         "epoch": topic.epoch,
         "head": topic.head,
-        "tail": topic.tail,
+        "tail": _tail(topic, since, messages, through),
     }
 
 

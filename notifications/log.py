@@ -44,6 +44,14 @@ class Draft:
     claim: Claim | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One item of a request that is refused before it could be a draft. It keeps its place in the stored reply."""
+
+    error: ApiError
+    claim: Claim | None = None
+
+
 class Accepted(msgspec.Struct, frozen=True):
     """Where a message stands: no offset for one that is scheduled (yet) or not stored."""
 
@@ -66,27 +74,28 @@ class MessageSink(Protocol):
     def __call__(self, messages: Sequence[Message]) -> None: ...
 
 
-def accept(drafts: Sequence[Draft]) -> list[Result | ApiError]:
-    """Stores drafts and publishes them after commit -> a result for each, in order.
+def accept(items: Sequence[Draft | Refused]) -> list[Result | ApiError]:
+    """Stores drafts and publishes them after commit -> a result for each item, in order.
 
-    All or nothing is stored; only a draft whose claim does not hold is left out, with its ApiError as result. When
+    All or nothing is stored; only an item whose claim does not hold is left out, with its ApiError as result. When
     this returns, what was accepted is in the database; live delivery follows, in the order of offsets. Raises
     ApiError 409 while an equal claim is being carried out elsewhere, 413 for more than BATCH_MAX_MESSAGES messages.
     """
+    drafts = [item for item in items if isinstance(item, Draft)]
     if sum(len(draft.topics) for draft in drafts) > settings.BATCH_MAX_MESSAGES:
         raise ApiError(
             413, "too_many_messages", f"At most {settings.BATCH_MAX_MESSAGES} messages at once (BATCH_MAX_MESSAGES)."
         )
-    if not any(draft.store or draft.claim for draft in drafts):
+    if not any(draft.store for draft in drafts) and not any(item.claim for item in items):
         entries = _entries(drafts)
         bus.publish(entry.event() for entry in entries)
-        return _results(drafts, {}, entries)
+        return _results(items, {}, entries)
     with transaction.atomic():
-        claims = idempotency.take(draft.claim for draft in drafts if draft.claim)
+        claims = idempotency.take(item.claim for item in items if item.claim)
         entries = _entries([draft for draft in drafts if _is_fresh(draft, claims)])
         _store([entry for entry in entries if entry.draft.store])
-        results = _results(drafts, claims, entries)
-        _keep_replies(drafts, claims, results)
+        results = _results(items, claims, entries)
+        _keep_replies(items, claims, results)
         events = [entry.event() for entry in entries if entry.draft.send_at is None]
         transaction.on_commit(lambda: bus.publish(events))
     return results
@@ -179,10 +188,22 @@ class _Head:
     offsets: Iterator[int]  # Those that are ours now.
 
 
-def _is_fresh(draft: Draft, claims: Claims) -> bool:
-    if draft.claim is None:
+class _Refusal(msgspec.Struct, frozen=True):
+    """An ApiError in a stored reply."""
+
+    status: int
+    code: str
+    message: str
+    fields: dict[str, str] | None
+
+
+_StoredReply = list[list[Accepted] | _Refusal]
+
+
+def _is_fresh(item: Draft | Refused, claims: Claims) -> bool:
+    if item.claim is None:
         return True
-    row = claims[draft.claim]
+    row = claims[item.claim]
     return isinstance(row, IdempotencyKey) and not row.reply
 
 
@@ -251,30 +272,42 @@ def _move_heads(counts: Mapping[str, int]) -> dict[str, _Head]:
     return heads
 
 
-def _results(drafts: Iterable[Draft], claims: Claims, entries: Iterable[_Entry]) -> list[Result | ApiError]:
+def _results(items: Iterable[Draft | Refused], claims: Claims, entries: Iterable[_Entry]) -> list[Result | ApiError]:
     made = iter(entries)
     replays = {
-        claim: iter(msgspec.json.decode(row.reply, type=list[list[Accepted]]))
+        claim: iter(msgspec.json.decode(row.reply, type=_StoredReply))
         for claim, row in claims.items()
         if isinstance(row, IdempotencyKey) and row.reply
     }
     results: list[Result | ApiError] = []
-    for draft in drafts:
-        row = claims.get(draft.claim) if draft.claim else None
+    for item in items:
+        row = claims.get(item.claim) if item.claim else None
         if isinstance(row, ApiError):
             results.append(row)
-        elif draft.claim in replays:
-            results.append(Result(next(replays[draft.claim]), replayed=True))
+        elif item.claim in replays:
+            results.append(_repeated(next(replays[item.claim])))
+        elif isinstance(item, Refused):
+            results.append(item.error)
         else:
-            results.append(Result([entry.accepted() for entry in islice(made, len(draft.topics))]))
+            results.append(Result([entry.accepted() for entry in islice(made, len(item.topics))]))
     return results
 
 
-def _keep_replies(drafts: Sequence[Draft], claims: Claims, results: Sequence[Result | ApiError]) -> None:
-    replies: dict[Claim, list[list[Accepted]]] = {}
-    for draft, result in zip(drafts, results, strict=True):
-        if draft.claim and isinstance(result, Result) and not result.replayed:
-            replies.setdefault(draft.claim, []).append(result.accepted)
+def _repeated(stored: list[Accepted] | _Refusal) -> Result | ApiError:
+    if isinstance(stored, _Refusal):
+        return ApiError(stored.status, stored.code, stored.message, fields=stored.fields)
+    return Result(stored, replayed=True)
+
+
+def _keep_replies(items: Sequence[Draft | Refused], claims: Claims, results: Sequence[Result | ApiError]) -> None:
+    replies: dict[Claim, _StoredReply] = {}
+    for item, result in zip(items, results, strict=True):
+        if item.claim and _is_fresh(item, claims):
+            replies.setdefault(item.claim, []).append(
+                result.accepted
+                if isinstance(result, Result)
+                else _Refusal(result.status, result.code, result.message, result.fields)
+            )
     rows = []
     for claim, reply in replies.items():
         row = claims[claim]

@@ -6,8 +6,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Q, QuerySet
-from django.db.models.functions import Greatest
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from notifications.models import IdempotencyKey, Message, Topic, new_epoch
@@ -58,9 +57,12 @@ def _delete_old() -> int:
         for _pk, topic_id, offset in rows:
             tails[topic_id] = max(tails[topic_id], (offset or 0) + 1)
         with transaction.atomic():
-            for topic_id, tail in sorted(tails.items()):
-                Topic.objects.filter(pk=topic_id).update(tail=Greatest(F("tail"), tail))
-                Message.objects.filter(topic_id=topic_id, offset__lt=tail).delete()
+            # Locked in the order in which `accept` locks them, or the two deadlock.
+            topics = list(Topic.objects.filter(pk__in=tails).select_for_update().order_by("name"))
+            for topic in topics:
+                topic.tail = max(topic.tail, tails[topic.pk])
+            Topic.objects.bulk_update(topics, ["tail"])
+            Message.objects.filter(pk__in=[pk for pk, _topic_id, _offset in rows]).delete()
         gone += len(rows)
         if len(rows) < ROWS_AT_ONCE:
             break

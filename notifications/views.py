@@ -17,7 +17,7 @@ from accounts.requests import caller, cursor, integer, moment, page_limit, seal_
 from notifications import history, shapes
 from notifications.drafts import draft
 from notifications.idempotency import Claim
-from notifications.log import Draft, Result, accept
+from notifications.log import Draft, Refused, Result, accept
 from notifications.models import Message
 from realtime.topics import resolve, valid_key
 
@@ -125,11 +125,10 @@ class Batch(APIView):
         items = shaped(request.data, shapes.Batch).notifications
         claim = _claim(request, "batch")
         tried = [_try_draft(item, index, caller(request), claim) for index, item in enumerate(items)]
-        results = iter(accept([one for _, one in tried if isinstance(one, Draft)]))
+        results = accept([item for _, item in tried])
         replayed = False
         shown: list[dict[str, Any]] = []
-        for notification, one in tried:
-            outcome = one if isinstance(one, ApiError) else next(results)
+        for (notification, _), outcome in zip(tried, results, strict=True):
             if isinstance(outcome, ApiError):
                 if claim and outcome.code == "idempotency_mismatch":
                     raise outcome
@@ -200,12 +199,13 @@ def _claim(request: Request, route: str) -> Claim | None:
 
 def _try_draft(
     item: Any, index: int, principal: Principal, claim: Claim | None
-) -> tuple[shapes.Notification | None, Draft | ApiError]:
+) -> tuple[shapes.Notification | None, Draft | Refused]:
+    notification = None
     try:
         notification = shaped(item, shapes.Notification, at=f"notifications[{index}]")
         return notification, draft(notification, principal, claim)
     except ApiError as error:
-        return None, error
+        return notification, Refused(error, claim)
 
 
 def _reply(notification: shapes.Notification, result: Result) -> dict[str, Any]:

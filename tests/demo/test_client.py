@@ -308,7 +308,7 @@ def test_a_server_that_accepts_and_then_says_nothing_is_left(start: Start, serve
     assert server.accept().path == "/ws/"
 
 
-@pytest.mark.parametrize("target, event", [("window", "online"), ("document", "visibilitychange")])
+@pytest.mark.parametrize(("target", "event"), [("window", "online"), ("document", "visibilitychange")])
 def test_it_comes_back_at_once_with_the_network_and_when_somebody_looks(
     start: Start, server: Fake, target: str, event: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -11,7 +12,7 @@ from tests.browser import OpenPage
 from tests.servers import Stack
 
 HTML = "<img src=x onerror=\"alert('run')\"><script>alert('run')</script>"
-PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 OUTLINE = "element => getComputedStyle(element.type === 'radio' ? element.nextElementSibling : element).outlineStyle"
 COMES_BACK = 30_000  # Milliseconds.
 
@@ -35,7 +36,7 @@ def bell(page: Page, user: str) -> Locator:
     return panel(page, user).get_by_role("button", name=re.compile("^Notifications of"))
 
 
-def open_demo(open_page: OpenPage, stack: Stack, process: int = 0, **options: object) -> Page:
+def open_demo(open_page: OpenPage, stack: Stack, process: int = 0, **options: Any) -> Page:
     """The page with both users live."""
     page = open_page(f"{stack.url(process)}/demo/", **options)
     for user in ("alice", "bob"):
@@ -149,7 +150,9 @@ def test_on_a_phone_nothing_scrolls_sideways(open_page: OpenPage, stack: Stack) 
     root = page.locator("html")
     assert root.evaluate("root => root.scrollWidth") <= 360
     above, below = (panel(page, user).bounding_box() for user in ("alice", "bob"))
-    assert above and below and above["y"] + above["height"] <= below["y"]
+    assert above
+    assert below
+    assert above["y"] + above["height"] <= below["y"]
 
 
 def test_the_main_path_works_by_keyboard_alone(open_page: OpenPage, stack: Stack) -> None:
