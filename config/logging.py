@@ -67,6 +67,9 @@ def logging_config(level: str) -> None:
                 "uvicorn": {"level": level, "propagate": True},
                 "uvicorn.access": {"handlers": [], "propagate": False},
                 "uvicorn.error": {"level": "WARNING", "propagate": True},  # Its INFO lines are one for each socket.
+                "celery.beat": {"level": "WARNING"},  # Celery tells of each task, and there is one a second.
+                "celery.worker": {"level": "WARNING"},
+                "celery.app.trace": {"level": "WARNING"},
                 "django.request": {"level": "ERROR"},  # Its warnings are the callers' 4xx.
                 "django.channels.server": {"level": "WARNING"},
                 "daphne": {"level": "WARNING"},

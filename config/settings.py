@@ -47,6 +47,7 @@ DEMO = not PRODUCTION
 HOST = env.str("HOST", default="127.0.0.1")
 PORT = env.int("PORT", default=8000)
 WEB_PROCESSES = env.int("WEB_PROCESSES", default=1)
+WORKER_PROCESSES = env.int("WORKER_PROCESSES", default=2)
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
 PROMETHEUS_MULTIPROC_DIR = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
 
