@@ -98,4 +98,4 @@ def origin_allowed(headers: Mapping[str, str]) -> bool:
         parts = urlsplit(origin)
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and parts.netloc == headers.get("host", "")
+    return parts.scheme in ("http", "https") and parts.netloc == (headers.get("host") or None)

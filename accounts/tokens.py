@@ -10,6 +10,7 @@ from django.conf import settings
 from accounts.principals import Kind, Principal
 
 ALGORITHM = "HS256"
+MAX_EXP = 253_402_300_799  # The last second of the year 9999.
 MAX_BYTES = 8192  # What a header line can carry; a longer one is not read at all.
 
 
@@ -58,6 +59,8 @@ def verify(token: str) -> Principal:
     account = claims.get("account")
     if not _is_id(claims["sub"]) or not (account is None or _is_id(account)):
         raise InvalidToken("sub and account are 1-200 bytes of printable text without comma")
+    if int(claims["exp"]) > MAX_EXP:
+        raise InvalidToken("exp is beyond any clock")
     return Principal(
         Kind.USER,
         claims["sub"],

@@ -15,7 +15,6 @@ from rest_framework import exceptions
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.response import Response
-from rest_framework.views import set_rollback
 
 from accounts.errors import ApiError
 from realtime.strict_json import RefusedJSON, loads
@@ -69,7 +68,6 @@ class JSONRenderer(BaseRenderer):
 
 def exception_handler(error: Exception, _context: dict[str, Any]) -> Response | None:
     """Every refusal in the API's one shape; what is not a refusal goes on as a 500 with a traceback in the log."""
-    set_rollback()
     if isinstance(error, OperationalError | InterfaceError):  # Other errors of the database are ours: a 500.
         logger.warning("The database failed: %r", error)
         error = ApiError(503, "database_unavailable", "The database does not answer: try again.", retry_after=1)

@@ -75,7 +75,7 @@ def _may_see_metrics(request: HttpRequest) -> bool:
     try:
         headers = {name.lower(): value for name, value in request.headers.items()}
         return authenticate(headers).has_scope("admin:read")
-    except Unauthenticated:
+    except (Unauthenticated, DatabaseError):
         return False
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import structlog
 
-# Where a credential may stand: a query parameter, a subprotocol, a header, a key or JWT anywhere.
+# Where a credential may stand: a query parameter, a subprotocol, a header, a login link, a key or JWT anywhere.
 _CREDENTIALS = re.compile(
     r"(?i)((?:authorization|ticket|token|access_token)=)[^&\s\"']+"
     r"|(bearer[. ]+)[\w.~+/=-]+"
+    r"|(/accounts/login/)[\w:.~-]+"
     r"|\b(ff_)\w+"
     r"|\b(eyJ)[\w-]+\.[\w-]+\.[\w-]*"
 )
@@ -23,10 +24,15 @@ def redact(text: str) -> str:
 
 
 def _redact_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    for key, value in event.items():
-        if isinstance(value, str):
-            event[key] = redact(value)
-    return event
+    return {key: _redact_value(value) for key, value in event.items()}
+
+
+def _redact_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _redact_value(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redact_value(inner) for inner in value]
+    return value if value is None or isinstance(value, int | float) else redact(str(value))
 
 
 def logging_config(level: str) -> None:
@@ -38,7 +44,6 @@ def logging_config(level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.format_exc_info,
-        _redact_event,
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -56,6 +61,7 @@ def logging_config(level: str) -> None:
                     "foreign_pre_chain": shared,
                     "processors": [
                         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                        _redact_event,
                         structlog.processors.EventRenamer("message"),
                         structlog.processors.JSONRenderer(),
                     ],
@@ -70,6 +76,7 @@ def logging_config(level: str) -> None:
                 "celery.beat": {"level": "WARNING"},  # Celery tells of each task, and there is one a second.
                 "celery.worker": {"level": "WARNING"},
                 "celery.app.trace": {"level": "WARNING"},
+                "channels_redis.pubsub": {"level": "CRITICAL"},  # A traceback a second while Redis is down.
                 "django.request": {"level": "ERROR"},  # Its warnings are the callers' 4xx.
                 "django.channels.server": {"level": "WARNING"},
                 "daphne": {"level": "WARNING"},

@@ -1,6 +1,7 @@
 """Running child processes that never outlive us, also when we are killed."""
 
 import ctypes
+import multiprocessing
 import os
 import shlex
 import shutil
@@ -39,6 +40,7 @@ def run(
         manager.add_process(name, f"exec {shlex.join([*_dying_with_parent(), *command])}", env=environment)
     if watch is not None:
         # honcho knows processes that it started itself; this one follows a server that has to stop after the others.
+        threading.Thread(target=watch.wait, daemon=True).start()  # Else it stays as a zombie, which looks alive.
         tail = f"exec tail --pid={watch.pid} -f /dev/null"
         manager.add_process("valkey", tail, env=environment)
     threading.Thread(target=_when_ready, args=(when_ready,), daemon=True).start()
@@ -97,6 +99,12 @@ def _when_ready(then: Callable[[], None]) -> None:
                     return
         except (OSError, urllib.error.URLError):
             time.sleep(0.1)
+
+
+def die_with_parent() -> None:
+    """In a worker that a server has spawned: get SIGTERM when that server ends, however it ends."""
+    if multiprocessing.parent_process() is not None and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _dying_with_parent() -> list[str]:

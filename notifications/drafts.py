@@ -1,6 +1,7 @@
 """From a request's notification to a draft for the log: every rule that a notification has to keep."""
 
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 from django.conf import settings
@@ -15,6 +16,8 @@ from notifications.log import Draft
 from notifications.shapes import Notification, Target
 from realtime.topics import resolve, valid_key
 
+TYPE_MAX = 100
+
 
 def draft(notification: Notification, principal: Principal, claim: Claim | None = None) -> Draft:
     """Raises ApiError 400, 403, 413 or 422."""
@@ -22,19 +25,13 @@ def draft(notification: Notification, principal: Principal, claim: Claim | None 
     for topic in topics:
         if not resolve(topic).may_publish(principal, topic):
             raise ApiError(403, "denied", f"This credential may not send to {topic}.")
-    for name, text in (("type", notification.type), ("key", notification.key)):
-        if not text.isprintable():
-            raise wrong(name, "printable text")
+    if not notification.key.isprintable():
+        raise wrong("key", "printable text")
     _check_rules(notification)
-    data = msgspec.json.encode(notification.data)
-    if len(data) > settings.MESSAGE_MAX_BYTES:
-        raise ApiError(
-            413, "too_large", f"data: {settings.MESSAGE_MAX_BYTES} bytes at most (MESSAGE_MAX_BYTES): send a link."
-        )
     return Draft(
         topics,
-        data,
-        type=notification.type,
+        encoded(notification.data),
+        type=checked_type(notification.type),
         sender=principal.user or "",
         key=notification.key,
         ttl=notification.ttl,
@@ -43,6 +40,23 @@ def draft(notification: Notification, principal: Principal, claim: Claim | None 
         exclude_users=frozenset(notification.exclude_users),
         claim=claim,
     )
+
+
+def encoded(data: Any) -> bytes:
+    """A message's data as JSON. Raises ApiError 413 beyond MESSAGE_MAX_BYTES."""
+    text = msgspec.json.encode(data)
+    if len(text) > settings.MESSAGE_MAX_BYTES:
+        raise ApiError(
+            413, "too_large", f"data: {settings.MESSAGE_MAX_BYTES} bytes at most (MESSAGE_MAX_BYTES): send a link."
+        )
+    return text
+
+
+def checked_type(type: str) -> str:
+    """Raises ApiError 400 for what cannot be a message's type."""
+    if not (type.isprintable() and 1 <= len(type) <= TYPE_MAX):
+        raise wrong("type", f"1-{TYPE_MAX} printable characters")
+    return type
 
 
 def _topics(to: Target) -> list[str]:

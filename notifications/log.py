@@ -61,10 +61,24 @@ class Accepted(msgspec.Struct, frozen=True):
     offset: int | None
 
 
-class Result(msgspec.Struct, frozen=True):
-    """What became of a draft: one entry for each of its topics. `replayed`: it was accepted before."""
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An item that was refused before it came here; with a claim, its repetition is refused in the same words."""
 
-    accepted: list[Accepted]
+    error: ApiError
+    claim: Claim | None = None
+    topics: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of an item: one entry for each of its topics, or why it was refused.
+
+    `replayed`: it was carried out before, and this is what became of it then.
+    """
+
+    accepted: Sequence[Accepted] = ()
+    refused: ApiError | None = None
     replayed: bool = False
 
 
@@ -74,25 +88,24 @@ class MessageSink(Protocol):
     def __call__(self, messages: Sequence[Message]) -> None: ...
 
 
-def accept(items: Sequence[Draft | Refused]) -> list[Result | ApiError]:
+def accept(items: Sequence[Draft | Refusal]) -> list[Result]:
     """Stores drafts and publishes them after commit -> a result for each item, in order.
 
-    All or nothing is stored; only an item whose claim does not hold is left out, with its ApiError as result. When
-    this returns, what was accepted is in the database; live delivery follows, in the order of offsets. Raises
-    ApiError 409 while an equal claim is being carried out elsewhere, 413 for more than BATCH_MAX_MESSAGES messages.
+    All or nothing is stored; only an item whose claim does not hold is left out, and says why. When this returns,
+    what was accepted is in the database; live delivery follows, in the order of offsets. Raises ApiError 409 while
+    an equal claim is being carried out elsewhere, 413 for more than BATCH_MAX_MESSAGES messages.
     """
-    drafts = [item for item in items if isinstance(item, Draft)]
-    if sum(len(draft.topics) for draft in drafts) > settings.BATCH_MAX_MESSAGES:
+    if sum(len(item.topics) for item in items) > settings.BATCH_MAX_MESSAGES:
         raise ApiError(
             413, "too_many_messages", f"At most {settings.BATCH_MAX_MESSAGES} messages at once (BATCH_MAX_MESSAGES)."
         )
-    if not any(draft.store for draft in drafts) and not any(item.claim for item in items):
-        entries = _entries(drafts)
+    if not any(item.claim or (isinstance(item, Draft) and item.store) for item in items):
+        entries = _entries(items)
         bus.publish(entry.event() for entry in entries)
         return _results(items, {}, entries)
     with transaction.atomic():
         claims = idempotency.take(item.claim for item in items if item.claim)
-        entries = _entries([draft for draft in drafts if _is_fresh(draft, claims)])
+        entries = _entries([item for item in items if _is_fresh(item, claims)])
         _store([entry for entry in entries if entry.draft.store])
         results = _results(items, claims, entries)
         _keep_replies(items, claims, results)
@@ -207,10 +220,12 @@ def _is_fresh(item: Draft | Refused, claims: Claims) -> bool:
     return isinstance(row, IdempotencyKey) and not row.reply
 
 
-def _entries(drafts: Iterable[Draft]) -> list[_Entry]:
+def _entries(items: Iterable[Draft | Refusal]) -> list[_Entry]:
     now = timezone.now()
     entries = []
-    for draft in drafts:
+    for draft in items:
+        if isinstance(draft, Refusal):
+            continue
         data = draft.data.decode()
         expires_at = (draft.send_at or now) + timedelta(seconds=draft.ttl) if draft.ttl else None
         for topic in draft.topics:
@@ -272,42 +287,53 @@ def _move_heads(counts: Mapping[str, int]) -> dict[str, _Head]:
     return heads
 
 
-def _results(items: Iterable[Draft | Refused], claims: Claims, entries: Iterable[_Entry]) -> list[Result | ApiError]:
+class _Refused(msgspec.Struct):
+    """A refusal as it is kept."""
+
+    status: int
+    code: str
+    message: str
+    fields: dict[str, str] | None
+
+
+_Reply = list[list[Accepted] | _Refused]
+
+
+def _results(items: Iterable[Draft | Refusal], claims: Claims, entries: Iterable[_Entry]) -> list[Result]:
     made = iter(entries)
     replays = {
-        claim: iter(msgspec.json.decode(row.reply, type=_StoredReply))
+        claim: iter(msgspec.json.decode(row.reply, type=_Reply))
         for claim, row in claims.items()
         if isinstance(row, IdempotencyKey) and row.reply
     }
-    results: list[Result | ApiError] = []
+    results: list[Result] = []
     for item in items:
         row = claims.get(item.claim) if item.claim else None
         if isinstance(row, ApiError):
-            results.append(row)
+            results.append(Result(refused=row))
         elif item.claim in replays:
-            results.append(_repeated(next(replays[item.claim])))
-        elif isinstance(item, Refused):
-            results.append(item.error)
+            results.append(_replayed(next(replays[item.claim])))
+        elif isinstance(item, Refusal):
+            results.append(Result(refused=item.error))
         else:
             results.append(Result([entry.accepted() for entry in islice(made, len(item.topics))]))
     return results
 
 
-def _repeated(stored: list[Accepted] | _Refusal) -> Result | ApiError:
-    if isinstance(stored, _Refusal):
-        return ApiError(stored.status, stored.code, stored.message, fields=stored.fields)
-    return Result(stored, replayed=True)
+def _replayed(outcome: list[Accepted] | _Refused) -> Result:
+    if isinstance(outcome, _Refused):
+        error = ApiError(outcome.status, outcome.code, outcome.message, fields=outcome.fields)
+        return Result(refused=error, replayed=True)
+    return Result(outcome, replayed=True)
 
 
-def _keep_replies(items: Sequence[Draft | Refused], claims: Claims, results: Sequence[Result | ApiError]) -> None:
-    replies: dict[Claim, _StoredReply] = {}
+def _keep_replies(items: Iterable[Draft | Refusal], claims: Claims, results: Iterable[Result]) -> None:
+    replies: dict[Claim, _Reply] = {}
     for item, result in zip(items, results, strict=True):
         if item.claim and _is_fresh(item, claims):
-            replies.setdefault(item.claim, []).append(
-                result.accepted
-                if isinstance(result, Result)
-                else _Refusal(result.status, result.code, result.message, result.fields)
-            )
+            error = result.refused
+            kept = _Refused(error.status, error.code, error.message, error.fields) if error else [*result.accepted]
+            replies.setdefault(item.claim, []).append(kept)
     rows = []
     for claim, reply in replies.items():
         row = claims[claim]

@@ -5,14 +5,12 @@ from typing import Any
 
 import msgspec
 
-from accounts.errors import ApiError
 from accounts.principals import Principal
 from notifications import history, log
+from notifications.drafts import checked_type, encoded
 from realtime.database import in_database
 from realtime.hub import Page, Position
 from realtime.topics import Topic
-
-TYPE_MAX = 100
 
 
 class DatabaseLog:
@@ -39,11 +37,8 @@ class LogTopic(Topic):
         return principal.has_scope("notifications:write") or principal.can_publish(name)
 
     def publish(self, principal: Principal, name: str, type: str, data: Any) -> dict[str, Any]:
-        if not 1 <= len(type) <= TYPE_MAX:
-            raise ApiError(400, "malformed", f"type: 1-{TYPE_MAX} characters.")
-        draft = log.Draft([name], msgspec.json.encode(data), type=type, sender=principal.user or "")
+        draft = log.Draft([name], encoded(data), type=checked_type(type), sender=principal.user or "")
         (result,) = log.accept([draft])
-        assert isinstance(result, log.Result)
         return msgspec.structs.asdict(result.accepted[0])
 
     def _is_own(self, principal: Principal, name: str) -> bool:

@@ -17,7 +17,7 @@ from accounts.requests import caller, cursor, integer, moment, page_limit, seal_
 from notifications import history, shapes
 from notifications.drafts import draft
 from notifications.idempotency import Claim
-from notifications.log import Draft, Refused, Result, accept
+from notifications.log import Draft, Refusal, Result, accept
 from notifications.models import Message
 from realtime.topics import resolve, valid_key
 
@@ -52,9 +52,9 @@ class Notifications(APIView):
     def post(self, request: Request) -> Response:
         notification = shaped(request.data, shapes.Notification)
         (result,) = accept([draft(notification, caller(request), _claim(request, "notifications"))])
-        if isinstance(result, ApiError):
-            raise result
-        return _accepted(_reply(notification, result), replayed=result.replayed)
+        if result.refused:
+            raise result.refused
+        return _accepted(_reply(request.data, result), replayed=result.replayed)
 
     @extend_schema(
         operation_id="history",
@@ -124,20 +124,14 @@ class Batch(APIView):
     def post(self, request: Request) -> Response:
         items = shaped(request.data, shapes.Batch).notifications
         claim = _claim(request, "batch")
-        tried = [_try_draft(item, index, caller(request), claim) for index, item in enumerate(items)]
-        results = accept([item for _, item in tried])
-        replayed = False
-        shown: list[dict[str, Any]] = []
-        for (notification, _), outcome in zip(tried, results, strict=True):
-            if isinstance(outcome, ApiError):
-                if claim and outcome.code == "idempotency_mismatch":
-                    raise outcome
-                shown.append({"status": outcome.status, "error": outcome.as_dict()})
-            else:
-                replayed = replayed or outcome.replayed
-                assert notification is not None
-                shown.append({"status": 202, **_reply(notification, outcome)})
-        return _accepted({"results": shown}, replayed=replayed)
+        results = accept([_try_draft(item, index, caller(request), claim) for index, item in enumerate(items)])
+        for result in results:
+            if result.refused and result.refused.code == "idempotency_mismatch":
+                raise result.refused
+        return _accepted(
+            {"results": [_batch_result(item, result) for item, result in zip(items, results, strict=True)]},
+            replayed=any(result.replayed for result in results),
+        )
 
 
 class OneNotification(APIView):
@@ -197,19 +191,21 @@ def _claim(request: Request, route: str) -> Claim | None:
     return None if key is None else Claim.of(caller(request), route, key, request._request.body)
 
 
-def _try_draft(
-    item: Any, index: int, principal: Principal, claim: Claim | None
-) -> tuple[shapes.Notification | None, Draft | Refused]:
-    notification = None
+def _try_draft(item: Any, index: int, principal: Principal, claim: Claim | None) -> Draft | Refusal:
     try:
-        notification = shaped(item, shapes.Notification, at=f"notifications[{index}]")
-        return notification, draft(notification, principal, claim)
+        return draft(shaped(item, shapes.Notification, at=f"notifications[{index}]"), principal, claim)
     except ApiError as error:
-        return notification, Refused(error, claim)
+        return Refusal(error, claim)
 
 
-def _reply(notification: shapes.Notification, result: Result) -> dict[str, Any]:
-    if notification.to.users is msgspec.UNSET:
+def _batch_result(item: Any, result: Result) -> dict[str, Any]:
+    if result.refused:
+        return {"status": result.refused.status, "error": result.refused.as_dict()}
+    return {"status": 202, **_reply(item, result)}
+
+
+def _reply(notification: Any, result: Result) -> dict[str, Any]:
+    if "users" not in notification["to"]:
         return msgspec.structs.asdict(result.accepted[0])
     return {
         "messages": [

@@ -35,6 +35,7 @@ class Connection(ABC):
         self.topics: set[str] = set()
         self.closed = False
         self._max_backlog = max_backlog
+        self._too_slow = False
         self._written = 0
         self._mark = (0.0, 0)  # A time, and what was written until then.
 
@@ -62,8 +63,11 @@ class Connection(ABC):
                 return
             if time.monotonic() - marked_at < BEHIND_SECONDS:
                 return
-        metrics.drops.labels("slow_reader").inc()
-        self.close(CloseCode.SLOW_READER, "slow reader, come back")
+        if not self._too_slow:
+            self._too_slow = True
+            metrics.drops.labels("slow_reader").inc()
+            # Not before the hub has written all that it is writing, or the place where it stands would not be true.
+            asyncio.get_running_loop().call_soon(self.close, CloseCode.SLOW_READER, "slow reader, come back")
 
     @abstractmethod
     def _end(self, code: CloseCode, reason: str) -> None: ...
@@ -187,6 +191,11 @@ class StreamConnection(QueuedConnection):
         super().__init__(**rest)
         self._place = place
 
+    def _end(self, code: CloseCode, reason: str) -> None:
+        place = self._place()
+        self._place = lambda: place  # What comes from now on is not written any more.
+        super()._end(code, reason)
+
     async def _flush(self) -> None:
         blocks = [*self._outbox, b"id: ", self._place(), b"\n\n"]
         size = sum(map(len, self._outbox))
@@ -209,11 +218,11 @@ class PollConnection(Connection):
     transport = "poll"
     linger = 30.0
 
-    def __init__(self, *, user: str | None, max_backlog: int) -> None:
+    def __init__(self, *, user: str | None, max_backlog: int, place: Callable[[], bytes]) -> None:
         super().__init__(user=user, max_backlog=max_backlog)
+        self.place = place
         self.events: list[bytes] = []
         self.something = asyncio.Event()
-        self.ended: tuple[CloseCode, str] | None = None
 
     def write(self, data: list[bytes]) -> None:
         if self.closed:
@@ -224,5 +233,7 @@ class PollConnection(Connection):
         self.something.set()
 
     def _end(self, code: CloseCode, reason: str) -> None:
-        self.ended = code, reason
+        place = self.place()
+        self.place = lambda: place  # What comes from now on is not kept any more.
+        self.events.append(closed(code, reason))
         self.something.set()

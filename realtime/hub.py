@@ -170,13 +170,13 @@ class Hub:
             self._settle(topic, connection, catch_up)
 
     def unsubscribe(self, connection: Connection, names: Iterable[str]) -> None:
-        for name in list(names):
+        for name in connection.topics.intersection(names):
             connection.topics.discard(name)
-            if topic := self._topics.get(name):
-                topic.live.discard(connection)
-                topic.catching_up.pop(connection, None)
-                if not topic.live and not topic.catching_up:
-                    self._put_down(topic, connection.linger)
+            topic = self._topics[name]
+            topic.live.discard(connection)
+            topic.catching_up.pop(connection, None)
+            if not topic.live and not topic.catching_up:
+                self._put_down(topic, connection.linger)
 
     def places(self, connection: Connection) -> dict[str, Since]:
         """Where the connection stands in each of its topics, after all that has been written to it."""
@@ -239,25 +239,28 @@ class Hub:
         known = since.epoch == topic.epoch or (since.epoch is None and since.offset == 0)
         if known and topic.shared and topic.recent_after <= since.offset < topic.position:
             missed = _visible(_after(topic.recent, since.offset), connection)
-            return Subscription(topic.name, topic.epoch, topic.position, recovered=True, missed=missed)
+            if not self._is_too_much(missed):
+                return Subscription(topic.name, topic.epoch, topic.position, recovered=True, missed=missed)
         return await self._find_in_log(topic, connection, since)
 
     async def _find_in_log(self, topic: _Topic, connection: Connection, since: Since) -> Subscription:
         missed: list[Event] = []
-        offset, size = since.offset, 0
+        offset = since.offset
         while True:
             page = await self._log.read(topic.name, offset, READ_EVENTS)
             if page.epoch != topic.epoch:
                 self._start_repair(topic)
             known = since.epoch == page.epoch or (since.epoch is None and since.offset == 0)
             missed += _visible(page.events, connection)
-            size += sum(len(event.body) for event in page.events)
-            too_much = len(missed) > self._recovery_events or size > self._recovery_bytes
-            if not known or too_much or not page.tail - 1 <= offset <= page.head:
+            if not known or self._is_too_much(missed) or not page.tail - 1 <= offset <= page.head:
                 return Subscription(topic.name, page.epoch, page.head, recovered=False)
             if page.through == page.head:
                 return Subscription(topic.name, page.epoch, page.head, recovered=True, missed=missed)
             offset = page.through
+
+    def _is_too_much(self, missed: Sequence[Event]) -> bool:
+        size = sum(len(event.body) for event in missed)
+        return len(missed) > self._recovery_events or size > self._recovery_bytes
 
     def _settle(self, topic: _Topic, connection: Connection, catch_up: _CatchUp) -> None:
         """Moves a connection to the plain set once the hub has come as far as it."""
@@ -277,6 +280,7 @@ class Hub:
             if event.offset is None:
                 if event.recalls is not None:
                     topic.recent = deque(e for e in topic.recent if e.offset != event.recalls)
+                    topic.ahead.pop(event.recalls, None)  # It waits for its turn: the log does not show it any more.
                 due.append(event)
                 continue
             if topic.epoch is None and topic.position == 0:
@@ -391,7 +395,7 @@ class Hub:
         """Reads the log from the hub's position to its head."""
         metrics.repairs.inc()
         while True:
-            was = topic.position or 0
+            was, heard = topic.position or 0, topic.head
             try:
                 page = await self._log.read(topic.name, was, READ_EVENTS)
             except Exception:  # The log is down: nothing is lost by trying again.
@@ -402,9 +406,11 @@ class Hub:
                 self._name_epoch(topic, page.epoch)
             if page.epoch != topic.epoch or page.head < was or page.tail > was + 1:
                 self._reset(topic, page)
-                return
+                continue  # Events of the new numbering that came meanwhile were not kept.
             self._advance(topic, page.events, page.through)
             if page.through >= page.head:
+                if topic.head == heard:  # Heard of before the log was read: what it lacks is no message of it.
+                    topic.head = topic.position or 0
                 return
 
     def _reset(self, topic: _Topic, page: Page) -> None:

@@ -13,7 +13,7 @@ published = Counter("fanfare_bus_events_total", "Events handed to the bus.")
 bus_up = Gauge("fanfare_bus_up", "Whether the bus carries events to all processes.", multiprocess_mode="livemin")
 send_lag = Histogram(
     "fanfare_publish_to_send_seconds",
-    "From the commit of an event to its last local write.",
+    "From the making of an event to its last local write.",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30),
 )
 closes = Counter("fanfare_closes_total", "Connections that the server ended, by close code.", ["code"])

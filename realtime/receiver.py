@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 BEAT_SECONDS = 1.0
 DOWN_AFTER = 2.5  # Two beats missed.
 REBUILD_AFTER = 10.0  # Ten beats missed: new connections, new channel, all joined again.
-CHECK_SECONDS_WHILE_DOWN = 2.0
+CHECK_SECONDS_WHILE_DOWN = 2
 CHECK_TOPICS = 1000
 JOIN_RETRY_SECONDS = 0.5
 MAX_WAITING = 20_000  # Bus messages; beyond, they are dropped and the log is read.
@@ -83,30 +83,31 @@ class Receiver:
             self._to_do.clear()
             while self._changed and self._channel:
                 name = next(iter(self._changed))
+                del self._changed[name]  # Now: it may change again while we wait.
                 try:
                     await self._join_or_leave(name, self._channel)
                 except Exception as error:  # Whatever Redis or the network raises.
                     logger.info("The bus does not let a topic join or leave yet: %r", error)
+                    self._change(name)
                     await asyncio.sleep(JOIN_RETRY_SECONDS)
-                    self._to_do.set()
                     break
-                self._changed.pop(name, None)
             if not self._channel:
                 await asyncio.sleep(JOIN_RETRY_SECONDS)
                 self._to_do.set()
 
     async def _join_or_leave(self, name: str, channel: str) -> None:
+        joined = self._joined  # Those of this channel; while we wait there may come a new one.
         if (future := self._wanted.get(name)) is None:
-            if name in self._joined:
+            if name in joined:
                 await self._layer.group_discard(group(name), channel)
-                self._joined.discard(name)
+                joined.discard(name)
             return
-        if name not in self._joined:
+        if name not in joined:
             await self._layer.group_add(group(name), channel)
-            self._joined.add(name)
+            joined.add(name)
+            self._fresh.append(name)
         if not future.done():
             future.set_result(None)
-            self._fresh.append(name)
 
     # --- What arrives -----------------------------------------------------------------------------
 
@@ -114,8 +115,13 @@ class Receiver:
         if self._channel:
             self._channel = None
             await self._flush()
-        self._channel = await self._layer.new_channel()
-        self._joined.clear()
+        try:
+            self._channel = await self._layer.new_channel()
+        except Exception as error:  # Whatever Redis or the network raises.
+            logger.debug("No channel yet: %r", error)
+            await asyncio.sleep(JOIN_RETRY_SECONDS)
+            return
+        self._joined = set()
         self._changed.update(dict.fromkeys(self._wanted))
         self._to_do.set()
         channel, inbox = self._channel, self._layer.channels[self._channel]
@@ -164,8 +170,7 @@ class Receiver:
                 except Exception as error:  # Whatever Redis or the network raises: the silence counts.
                     logger.debug("No beat: %r", error)
             fresh, self._fresh = self._fresh, []
-            for chunk in _chunks(fresh):  # Joined a second ago: what came before the join took effect.
-                await self._compare(chunk)
+            await self._compare_all(fresh)  # Joined a second ago: what came before the join took effect.
 
     def _heard(self) -> None:
         self._heard_at = asyncio.get_running_loop().time()
@@ -191,16 +196,23 @@ class Receiver:
             logger.info("The channel layer did not close well: %r", error)
 
     async def _check(self) -> None:
-        """Compares all positions with the log: at once when the bus turns, else spread over the time."""
-        while True:
-            chunks = _chunks(self.hub.names()) or [[]]
-            for chunk in chunks:
-                pause = settings.POSITION_CHECK_SECONDS if self.up else CHECK_SECONDS_WHILE_DOWN
-                if await self._turns_within(pause / len(chunks)):
-                    for every in _chunks(self.hub.names()):
-                        await self._compare(every, doubt=True)
-                    break
-                await self._compare(chunk)
+        """Compares every position with the log each POSITION_CHECK_SECONDS, spread over the time.
+
+        While the bus is down, all of them each CHECK_SECONDS_WHILE_DOWN; and all of them at once when it turns.
+        """
+        for second in itertools.count():
+            if await self._turns_within(BEAT_SECONDS):
+                await self._compare_all(self.hub.names(), doubt=True)
+            elif self.up:
+                slots = max(1, int(settings.POSITION_CHECK_SECONDS / BEAT_SECONDS))
+                slot = second % slots
+                await self._compare_all([name for name in self.hub.names() if hash(name) % slots == slot])
+            elif second % CHECK_SECONDS_WHILE_DOWN == 0:
+                await self._compare_all(self.hub.names())
+
+    async def _compare_all(self, names: list[str], *, doubt: bool = False) -> None:
+        for start in range(0, len(names), CHECK_TOPICS):
+            await self._compare(names[start : start + CHECK_TOPICS], doubt=doubt)
 
     async def _compare(self, names: list[str], *, doubt: bool = False) -> None:
         try:
@@ -217,10 +229,6 @@ class Receiver:
             return False
         self._turned.clear()
         return True
-
-
-def _chunks(names: list[str]) -> list[list[str]]:
-    return [names[start : start + CHECK_TOPICS] for start in range(0, len(names), CHECK_TOPICS)]
 
 
 async def _for_ever(loop: Any) -> None:

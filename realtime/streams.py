@@ -50,13 +50,13 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
                 place=lambda: place(hub.places(connection)),
             )
             hub, gate = runtime.current().hub, runtime.current().gate
-            gate.connections.add(connection)
             try:
                 subscriptions = await _subscribe(hub, connection, names, since)
                 started = True
                 await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
                 connection.send(*_greeting(connection, principal, subscriptions, since), *refused)
                 hub.go_live(connection, subscriptions)
+                gate.connections.add(connection)
                 with _closing_at(principal.expires_at, connection):
                     await _until_gone(receive, connection)
             finally:
@@ -79,9 +79,12 @@ async def poll(scope: Scope, receive: Receive, send: Send) -> None:
             query = admission.query_of(scope)
             wait = _wait(query.get("wait"))
             since = _parse_place(query.get("since"))
-            connection = PollConnection(user=principal.user, max_backlog=settings.OUTBOX_MAX_BYTES)
+            connection = PollConnection(
+                user=principal.user,
+                max_backlog=settings.OUTBOX_MAX_BYTES,
+                place=lambda: place(hub.places(connection)),
+            )
             hub, gate = runtime.current().hub, runtime.current().gate
-            gate.connections.add(connection)
             try:
                 subscriptions = await _subscribe(hub, connection, names, since)
                 for found in subscriptions:
@@ -90,16 +93,15 @@ async def poll(scope: Scope, receive: Receive, send: Send) -> None:
                         connection.send(_subscribed(found))
                 connection.send(*refused)
                 hub.go_live(connection, subscriptions)
+                gate.connections.add(connection)
                 if not connection.events and since.keys() >= set(names):
                     with _closing_at(principal.expires_at, connection):
                         await _something_or_gone(connection, receive, wait)
-                if connection.ended:
-                    connection.events.append(protocol.closed(*connection.ended))
-                next_place = place(hub.places(connection)).decode()
+                next_place = connection.place()
             finally:
                 gate.connections.discard(connection)
                 hub.leave(connection)
-            body = b'{"events":[' + b",".join(connection.events) + b'],"since":"' + next_place.encode() + b'"}'
+            body = b'{"events":[' + b",".join(connection.events) + b'],"since":"' + next_place + b'"}'
             await reply(send, 200, body)
     except (Unauthenticated, ApiError) as error:
         await refuse(send, error)

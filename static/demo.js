@@ -16,6 +16,7 @@ const csrfToken = document.querySelector('meta[name="csrf-token"]').content;
 
 class Panel {
   #messages = []; // Newest first: {message, item, at}.
+  #recalled = []; // Ids.
   #unseen = []; // Since the bell was last opened,
   #inNews = []; // and what it has shown since.
   #client;
@@ -47,7 +48,7 @@ class Panel {
     const client = connect({ topics, getToken: () => getToken(this.user) });
     client.addEventListener("state", ({ detail }) => this.#showState(detail));
     client.addEventListener("message", ({ detail }) => this.#receive(detail));
-    client.addEventListener("recalled", ({ detail }) => this.#remove(({ message }) => message.id === detail.id));
+    client.addEventListener("recalled", ({ detail }) => this.#recall(detail.id));
     client.addEventListener("reset", ({ detail }) => this.#reload(detail.topic));
     client.addEventListener("error", ({ detail }) => this.#showError(detail));
     this.#client = client;
@@ -85,6 +86,7 @@ class Panel {
 
   /** The new item, in its place by time; nothing when the message is there already, or too old to be shown. */
   #add(message) {
+    if (this.#recalled.includes(message.id)) return undefined; // While it was being loaded.
     if (this.#messages.some((other) => other.message.id === message.id)) return undefined;
     const at = new Date(message.created_at);
     const item = document.getElementById("message").content.firstElementChild.cloneNode(true);
@@ -100,6 +102,11 @@ class Panel {
     this.#messages.splice(place, 0, { message, item, at });
     for (const old of this.#messages.splice(SHOWN)) old.item.remove();
     return place < SHOWN ? item : undefined;
+  }
+
+  #recall(id) {
+    this.#recalled = [id, ...this.#recalled].slice(0, SHOWN);
+    this.#remove(({ message }) => message.id === id);
   }
 
   #route({ topic, type }) {

@@ -289,9 +289,9 @@ def test_a_silent_server_is_asked_for_a_sign_of_life_and_left_without_one(start:
     connection.send(event="pong", type="pong", statusCode=200, connectionId="c1")
     connection.message(1)
     await_note(page, "message")
-    page.clock.fast_forward(20_000)  # It has answered: still there.
+    page.clock.fast_forward(15_000)  # It has answered: still there.
     assert page.evaluate("client.state.state") == "online"
-    page.clock.fast_forward(10_500)
+    page.clock.fast_forward(15_500)
     assert connection.receive() == {"action": "ping"}
     page.clock.fast_forward(10_500)
     connection.wait_closed()
@@ -303,7 +303,7 @@ def test_a_server_that_accepts_and_then_says_nothing_is_left(start: Start, serve
     page = start()
     server.accept()
     page.clock.fast_forward(10_500)
-    page.wait_for_function("client.state.state === 'offline'")
+    assert await_note(page, "state", 2)[1]["reason"] == "The server does not answer."
     page.clock.fast_forward(30_000)
     assert server.accept().path == "/ws/"
 

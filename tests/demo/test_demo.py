@@ -1,7 +1,10 @@
 """The demo page in a real browser against real servers."""
 
+import os
 import re
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,8 +22,13 @@ COMES_BACK = 30_000  # Milliseconds.
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    """Two web processes, each with an address of its own."""
-    with Stack(web=2) as stack:
+    """Two web processes, each with an address of its own, for all tests of this file."""
+    with (
+        tempfile.TemporaryDirectory(prefix="d", dir=os.environ["FANFARE_TEST_FOLDER"]) as folder,
+        Stack(Path(folder) / "0") as stack,
+    ):
+        stack.start_web()
+        stack.start_web()
         yield stack
 
 
@@ -38,7 +46,7 @@ def bell(page: Page, user: str) -> Locator:
 
 def open_demo(open_page: OpenPage, stack: Stack, process: int = 0, **options: Any) -> Page:
     """The page with both users live."""
-    page = open_page(f"{stack.url(process)}/demo/", **options)
+    page = open_page(f"{stack.web[process].url}/demo/", **options)
     for user in ("alice", "bob"):
         expect(panel(page, user).locator(".state")).to_have_text("Live")
     return page
@@ -50,15 +58,6 @@ def write(page: Page, user: str, text: str, to: str | None = None) -> None:
     panel(page, user).get_by_label(f"Message from {user.title()}").fill(text)
     panel(page, user).get_by_role("button", name=f"Send as {user.title()}").click()
     expect(panel(page, user).locator(".note")).to_contain_text("Stored in")
-
-
-def notify(stack: Stack, to: dict[str, object], data: object) -> str:
-    headers = {"Authorization": f"Bearer {stack.key}"}
-    reply = httpx.post(f"{stack.url(0)}/api/notifications", json={"to": to, "data": data}, headers=headers)
-    assert reply.status_code == 202, reply.text
-    message_id = reply.json()["id"]
-    assert isinstance(message_id, str)
-    return message_id
 
 
 def test_what_alice_sends_bob_sees_in_another_browser_on_another_process(open_page: OpenPage, stack: Stack) -> None:
@@ -86,8 +85,8 @@ def test_a_notification_through_the_api_shows_a_toast_and_counts_until_the_bell_
     open_page: OpenPage, stack: Stack
 ) -> None:
     page = open_demo(open_page, stack, 1)
-    notify(stack, {"user": "alice"}, {"text": "Build 1 is green."})
-    notify(stack, {"user": "alice"}, {"text": "Build 2 is green."})
+    stack.send({"user": "alice"}, {"text": "Build 1 is green."})
+    stack.send({"user": "alice"}, {"text": "Build 2 is green."})
     expect(panel(page, "alice").locator(".toast")).to_have_text(
         ["An application Build 1 is green.", "An application Build 2 is green."]
     )
@@ -112,11 +111,11 @@ def test_a_reload_keeps_what_was_sent_and_counts_nothing_twice(open_page: OpenPa
 
 def test_a_recalled_message_leaves_the_page(open_page: OpenPage, stack: Stack) -> None:
     page = open_demo(open_page, stack)
-    message_id = notify(stack, {"all": True}, "Sent by mistake")
+    message_id = stack.send({"all": True}, "Sent by mistake")["id"]
     for user in ("alice", "bob"):
         expect(messages(page, user).get_by_text("Sent by mistake")).to_have_count(1)
-    headers = {"Authorization": f"Bearer {stack.key}"}
-    assert httpx.delete(f"{stack.url(1)}/api/notifications/{message_id}", headers=headers).is_success
+    with stack.client(stack.web[1]) as client:
+        assert client.delete(f"/api/notifications/{message_id}").is_success
     for user in ("alice", "bob"):
         expect(messages(page, user).get_by_text("Sent by mistake")).to_have_count(0)
         expect(bell(page, user)).to_have_accessible_name(f"Notifications of {user.title()}: none new")
@@ -125,7 +124,7 @@ def test_a_recalled_message_leaves_the_page(open_page: OpenPage, stack: Stack) -
 @pytest.mark.parametrize("data", [HTML, {"text": HTML}, {"html": HTML}])
 def test_html_in_a_message_stays_text_and_runs_nothing(open_page: OpenPage, stack: Stack, data: object) -> None:
     page = open_demo(open_page, stack)  # That fails for a dialog, an exception or a broken policy.
-    notify(stack, {"user": "bob"}, data)
+    stack.send({"user": "bob"}, data)
     expect(messages(page, "bob").get_by_role("listitem").first.locator(".text")).to_contain_text("<img src=x onerror=")
     expect(panel(page, "bob").locator(".toast")).to_contain_text("<script>")
     bell(page, "bob").click()
@@ -143,7 +142,7 @@ def test_html_that_a_user_writes_stays_text_too(open_page: OpenPage, stack: Stac
 
 def test_on_a_phone_nothing_scrolls_sideways(open_page: OpenPage, stack: Stack) -> None:
     page = open_demo(open_page, stack, **PHONE)
-    notify(stack, {"user": "alice"}, {"text": "unbroken" * 60})
+    stack.send({"user": "alice"}, {"text": "unbroken" * 60})
     expect(panel(page, "alice").locator(".toast")).to_be_visible()
     bell(page, "alice").tap()
     expect(page.get_by_role("region", name="New for Alice")).to_contain_text("unbroken")
@@ -192,13 +191,13 @@ def test_a_restart_of_the_server_brings_both_back_and_what_was_sent_meanwhile_on
     page = open_demo(open_page, stack, 1)
     write(page, "alice", "Before the restart")
     expect(messages(page, "bob").get_by_text("Before the restart")).to_have_count(1)
-    stack.stop_web(1)
+    stack.web[1].stop()
     for user in ("alice", "bob"):
         expect(panel(page, user).locator(".state")).to_contain_text(re.compile("Offline|Coming back"))
     for number in range(3):
-        notify(stack, {"user": "bob"}, {"text": f"Meanwhile {number}"})
-    notify(stack, {"topic": "demo-room"}, {"text": "Meanwhile, to the room"})
-    stack.start_web(1)
+        stack.send({"user": "bob"}, {"text": f"Meanwhile {number}"})
+    stack.send({"topic": "demo-room"}, {"text": "Meanwhile, to the room"})
+    stack.web[1].start()
     for user in ("alice", "bob"):
         expect(panel(page, user).locator(".state")).to_have_text("Live", timeout=COMES_BACK)
         expect(messages(page, user).get_by_text("Meanwhile, to the room")).to_have_count(1)
@@ -220,9 +219,9 @@ def test_what_cannot_be_sent_stays_in_the_box_and_says_so(open_page: OpenPage, s
 
 
 def test_each_token_is_for_one_demo_user_only(stack: Stack) -> None:
-    with httpx.Client(base_url=stack.url(0)) as client:
+    with httpx.Client(base_url=stack.web[0].url) as client:
         page = client.get("/demo/")
-        csrf = {"X-CSRFToken": page.cookies["csrftoken"], "Referer": f"{stack.url(0)}/demo/"}
+        csrf = {"X-CSRFToken": page.cookies["csrftoken"], "Referer": f"{stack.web[0].url}/demo/"}
         reply = client.post("/demo/token", json={"user": "alice"}, headers=csrf)
         assert (reply.status_code, set(reply.json())) == (200, {"token", "expires_at"})
         bearer = {"Authorization": f"Bearer {reply.json()['token']}"}
@@ -232,5 +231,5 @@ def test_each_token_is_for_one_demo_user_only(stack: Stack) -> None:
         assert client.get("/demo/token").status_code == 405
         for body in (b"", b"null", b"[]", b'{"user": "carol"}', b'{"user": 7}', b"\xff", b"[" * 100_000):
             assert client.post("/demo/token", content=body, headers=csrf).status_code == 400, body[:20]
-    assert stack.key not in page.text
+    assert stack.api_key not in page.text
     assert reply.json()["token"] not in page.text

@@ -515,5 +515,7 @@ def test_eight_processes_that_write_to_one_sqlite_file_are_never_told_that_it_is
     assert [process.returncode for process in processes] == [0] * 8, errors
     assert not any("locked" in error for error in errors)
     look = "import django; django.setup(); from notifications.models import Topic, Message; print(Topic.objects.get(name='topic.room').head, Message.objects.count())"
-    found = subprocess.run([*python, look], cwd=root, env=environment, check=True, timeout=PATIENCE, stdout=subprocess.PIPE)
+    found = subprocess.run(
+        [*python, look], cwd=root, env=environment, check=True, timeout=PATIENCE, stdout=subprocess.PIPE
+    )
     assert found.stdout.split() == [b"320", b"960"]

@@ -494,7 +494,9 @@ def test_who_is_excluded_does_not_see_the_message_by_any_route(service: Api, ali
     assert bob.get(f"/api/notifications/{message_id}").status_code == 200
 
 
-@pytest.mark.parametrize("topic", ["control", "presence.room", "board.x", "session.1", "nonsense", "user", "all.x", "."])
+@pytest.mark.parametrize(
+    "topic", ["control", "presence.room", "board.x", "session.1", "nonsense", "user", "all.x", "."]
+)
 def test_a_topic_of_another_kind_is_closed_to_services_too(service: Api, topic: str) -> None:
     for reply in (service.get(log_of(topic)), service.get("/api/notifications", topic=topic)):
         assert refusal(reply) in {(403, "denied"), (400, "malformed_topic")}
@@ -538,7 +540,10 @@ def test_a_batch_has_a_thousand_items_at_most(service: Api) -> None:
 def test_a_batch_that_makes_too_many_messages_is_a_413(service: Api, settings: LazySettings) -> None:
     settings.BATCH_MAX_MESSAGES = 5
     item = {"to": {"users": ["alice", "bob"]}, "data": 1}
-    assert refusal(service.post("/api/notifications/batch", {"notifications": [item] * 3})) == (413, "too_many_messages")
+    assert refusal(service.post("/api/notifications/batch", {"notifications": [item] * 3})) == (
+        413,
+        "too_many_messages",
+    )
     assert not Message.objects.exists()
 
 
@@ -641,7 +646,13 @@ def test_history_goes_back_seven_days_unless_it_is_told(
     clock.shift(timedelta(days=8))
     service.sent(data="new")
     assert data_of(alice.get("/api/notifications")) == ["new"]
-    for start in (sent_at.isoformat(), f"{sent_at:%Y-%m-%dT%H:%M:%SZ}", str(int(sent_at.timestamp())), "0", "2020-01-01"):
+    for start in (
+        sent_at.isoformat(),
+        f"{sent_at:%Y-%m-%dT%H:%M:%SZ}",
+        str(int(sent_at.timestamp())),
+        "0",
+        "2020-01-01",
+    ):
         assert data_of(alice.get("/api/notifications", start=start)) == ["new", "old"]
     for end in (sent_at.isoformat(), str(int(sent_at.timestamp()) + 1)):
         assert data_of(alice.get("/api/notifications", start=0, end=end)) == ["old"]

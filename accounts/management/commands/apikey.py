@@ -12,6 +12,10 @@ from accounts.models import ApiKey
 from accounts.principals import SCOPES
 
 
+MAX_DAYS = 36_500
+MAX_NAME = 100
+
+
 class Command(BaseCommand):
     help = "Makes, lists and ends the API keys that services call with."
 
@@ -30,8 +34,10 @@ class Command(BaseCommand):
 
     def create(self, options: dict[str, Any]) -> None:
         days = options["days"]
-        if days is not None and days < 1:
-            raise CommandError("--days takes a whole number from 1.")
+        if days is not None and not 1 <= days <= MAX_DAYS:
+            raise CommandError(f"--days takes a whole number from 1 to {MAX_DAYS}.")
+        if not 1 <= len(options["name"]) <= MAX_NAME:
+            raise CommandError(f"A name has 1-{MAX_NAME} characters.")
         try:
             _, text = api_keys.create(
                 options["name"], options["scopes"], timezone.now() + timedelta(days=days) if days else None

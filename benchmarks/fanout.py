@@ -1,0 +1,124 @@
+"""Fan-out: what a delivery costs the server, and how late it is, for Fanfare and those who do the same."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import peers
+from benchmarks.fanfare import MESSAGE_BYTES, text
+from benchmarks.load import Load, clients
+from benchmarks.peers import Start, Target
+from benchmarks.processes import NotInstalled, cpu_seconds
+from benchmarks.report import Table, median, ratio
+
+SOCKETS = 2000
+BATCH = 20
+WINDOWS = 5
+WINDOW_SECONDS = 1.0
+DELIVERY_SECONDS = 30.0  # After which a message counts as lost.
+LIMIT_SECONDS = 6.0  # For all windows together: the slowest peers get through fewer of them.
+
+FANFARE, ORDINARY, CHANNELS = "Fanfare", "Fanfare, ordinary ASGI send", "Channels group, stock consumer"
+LIMIT, NCHAN = "a loop of send() in C: the limit", "Nchan (nginx, C)"
+
+SERVERS: Mapping[str, Start] = {
+    FANFARE: peers.fanfare_fast,
+    LIMIT: peers.send_loop,
+    ORDINARY: peers.fanfare_ordinary,
+    CHANNELS: peers.stock_channels,
+    NCHAN: peers.nchan,
+    "Node ws": peers.node_ws,
+    "Socket.IO": peers.socket_io,
+    "NATS over WebSocket (Go)": peers.nats,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """CPU for each delivery in microseconds, delays in milliseconds; one message at a time, and in batches."""
+
+    single: float
+    p50: float
+    p99: float
+    batched: float
+    load_cpu: float
+    lost: int
+
+
+def fanout(folder: Path) -> Table:
+    table = Table(
+        f"Fan-out: {SOCKETS:,} sockets on one topic, messages of {MESSAGE_BYTES} bytes",
+        ["server", "µs/delivery", "p50 ms", "p99 ms", f"µs/delivery, batches of {BATCH}", "lost", "client's CPU"],
+    )
+    found = {name: _measured(folder, start) for name, start in SERVERS.items()}
+    for name, it in found.items():
+        if it is None:
+            table.add(name, *[None] * 6)
+        else:
+            table.add(name, it.single, it.p50, it.p99, it.batched, it.lost, f"{it.load_cpu:.0%}")
+    single = {name: it.single if it else None for name, it in found.items()}
+    table.at_most("Fanfare / the limit", ratio(single[FANFARE], single[LIMIT]), 1.5, " x")
+    table.at_least("stock Channels / Fanfare", ratio(single[CHANNELS], single[FANFARE]), 12.0, " x")
+    table.at_most("Fanfare, against Nchan", single[FANFARE], single[NCHAN], " µs")
+    table.notes += [
+        "µs: CPU time of the server's process, including the request that publishes; the median of windows.",
+        "Each next message (or batch) is published when the last one has reached every socket.",
+        "Each server adds an envelope of its own: Fanfare's frame has topic, offset, id, type and time.",
+    ]
+    return table
+
+
+def _measured(folder: Path, start: Start) -> Measured | None:
+    try:
+        with start(folder) as target:
+            return _measure(folder, target)
+    except NotInstalled:
+        return None
+
+
+def _measure(folder: Path, target: Target) -> Measured:
+    with clients(
+        folder, target.port, target.path, headers=target.headers, hello=target.hello, ready=target.ready
+    ) as load:
+        load.open(SOCKETS)
+        rounds = Rounds(load, target)
+        rounds.run(1, WINDOW_SECONDS)  # To warm up.
+        rounds.forget()
+        began, cpu = time.monotonic(), load.report().cpu
+        single = rounds.cost(1)
+        report, seconds = load.report(), time.monotonic() - began
+        batched = rounds.cost(BATCH)
+        lost = rounds.expected - load.report().messages
+        return Measured(single, report.p50, report.p99, batched, (report.cpu - cpu) / seconds, lost)
+
+
+class Rounds:
+    """Publishes and waits until all have it, again and again."""
+
+    def __init__(self, load: Load, target: Target) -> None:
+        self.expected = 0
+        self._load, self._target = load, target
+
+    def forget(self) -> None:
+        self._load.clear()
+        self.expected = 0
+
+    def cost(self, batch: int) -> float:
+        """Microseconds of the server's CPU for each delivery, with so many messages in each publish."""
+        deadline = time.monotonic() + LIMIT_SECONDS
+        costs: list[float] = []
+        while len(costs) < WINDOWS and (not costs or time.monotonic() < deadline):
+            cpu = cpu_seconds(self._target.pid)
+            deliveries = self.run(batch, WINDOW_SECONDS)
+            costs.append((cpu_seconds(self._target.pid) - cpu) / deliveries * 1e6)
+        return median(costs)
+
+    def run(self, batch: int, seconds: float) -> int:
+        """-> how many deliveries that were."""
+        deadline, before = time.monotonic() + seconds, self.expected
+        while self.expected == before or time.monotonic() < deadline:
+            self._target.publish([text() for _ in range(batch)])
+            self.expected += batch * SOCKETS
+            self._load.count(self.expected, DELIVERY_SECONDS)
+        return self.expected - before
