@@ -44,14 +44,6 @@ class Draft:
     claim: Claim | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """One item of a request that is refused before it could be a draft. It keeps its place in the stored reply."""
-
-    error: ApiError
-    claim: Claim | None = None
-
-
 class Accepted(msgspec.Struct, frozen=True):
     """Where a message stands: no offset for one that is scheduled (yet) or not stored."""
 
@@ -201,19 +193,7 @@ class _Head:
     offsets: Iterator[int]  # Those that are ours now.
 
 
-class _Refusal(msgspec.Struct, frozen=True):
-    """An ApiError in a stored reply."""
-
-    status: int
-    code: str
-    message: str
-    fields: dict[str, str] | None
-
-
-_StoredReply = list[list[Accepted] | _Refusal]
-
-
-def _is_fresh(item: Draft | Refused, claims: Claims) -> bool:
+def _is_fresh(item: Draft | Refusal, claims: Claims) -> bool:
     if item.claim is None:
         return True
     row = claims[item.claim]

@@ -5,7 +5,7 @@ import functools
 import json
 import selectors
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec
 
 from realtime import protocol
@@ -94,8 +94,7 @@ class FakeLog:
         stored = self.topics.setdefault(topic, StoredTopic())
         stored.head += 1
         offset = stored.head
-        id = f"{topic}/{stored.epoch}/{offset}"
-        body = protocol.message(topic=topic, offset=offset, id=id, type="t", data=data or b"0", created_at=0)
+        body = protocol.message(topic=topic, offset=offset, id="i", type="t", data=data or b"0", created_at=0)
         event = Event(topic, body, stored.epoch, offset, frozenset(exclude), expires_at=expires_at, published_at=0)
         stored.messages.append(Stored(event))
         return event
@@ -151,7 +150,7 @@ class FakeLog:
         if name not in self.topics:
             return Page(None, 0, 1, 0, ())
         topic = self.topics[name]
-        events = [event for event in self.visible(name) if (event.offset or 0) > after][:limit]
+        events = [replace(e, epoch=topic.epoch) for e in self.visible(name) if (e.offset or 0) > after][:limit]
         through = (events[-1].offset or 0) if len(events) == limit else topic.head
         return Page(topic.epoch, topic.head, topic.tail, through, events)
 

@@ -83,7 +83,6 @@ class Client(Recorder):
     def _message(self, event: dict[str, Any]) -> None:
         place = self.places[event["topic"]]
         assert event["offset"] > place.offset, "twice, or out of order"
-        assert event["id"] == f"{event['topic']}/{place.epoch}/{event['offset']}", "of another numbering"
         place.offset = event["offset"]
         place.got.append(event["offset"])
 
@@ -116,8 +115,8 @@ class World(RuleBasedStateMachine):
         self.gone: list[Client] = []
         self.old_places: list[dict[str, Place]] = []
         self.epochs = 1
-        self.everything: dict[tuple[str, str, int], Event] = {}
-        self.recalled: set[tuple[str, str, int]] = set()
+        self.everything: dict[tuple[str, int], Event] = {}  # A new epoch goes on with the old offsets.
+        self.recalled: set[tuple[str, int]] = set()
         self.background = [self.loop.create_task(self._check_positions()), self.loop.create_task(self._check_fresh())]
 
     # --- Messages ---------------------------------------------------------------------------------
@@ -133,7 +132,7 @@ class World(RuleBasedStateMachine):
         events = []
         for _ in range(count):
             event = self.log.append(topic, exclude=exclude, expires_at=None if ttl is None else self.loop.now + ttl)
-            self.everything[topic, event.epoch or "", event.offset or 0] = event
+            self.everything[topic, event.offset or 0] = event
             events.append(event)
         if self.bus_is_up:
             self.flying += [events] if together else [[event] for event in events]
@@ -144,7 +143,7 @@ class World(RuleBasedStateMachine):
         if stored is None or stored.head - back < 1:
             return
         event = self.log.recall(topic, stored.head - back)
-        self.recalled.add((topic, stored.epoch, stored.head - back))
+        self.recalled.add((topic, stored.head - back))
         if self.bus_is_up and not lost:
             self.flying.append([event])
 
@@ -300,12 +299,9 @@ class World(RuleBasedStateMachine):
         assert (place.epoch, place.offset <= stored.head) == (stored.epoch, True)
         owed = []
         for offset in range(place.began + 1, stored.head + 1):
-            # An offset that an earlier epoch gave out counts in this one.
-            event = next(e for (name, _, number), e in self.everything.items() if (name, number) == (topic, offset))
-            key = (topic, event.epoch or "", offset)
-            gone = key[0::2] in {(name, number) for name, _, number in self.recalled} or (
-                event.expires_at is not None and event.expires_at <= self.loop.now
-            )
+            event = self.everything[topic, offset]
+            expired = event.expires_at is not None and event.expires_at <= self.loop.now
+            gone = expired or (topic, offset) in self.recalled
             if client.user in event.exclude:
                 continue
             if not gone or offset in place.got:
@@ -316,7 +312,7 @@ class World(RuleBasedStateMachine):
 
     def _bring(self, events: list[Event]) -> None:
         if events[0].topic in self.membership.joined and self.bus_is_up:
-            self.hub.receive(events[0].topic, events)
+            self._do(self.hub.receive, events[0].topic, events)
 
     def _start(self, client: Client, wants: dict[str, Since | None]) -> None:
         self.clients.append(client)
@@ -356,7 +352,15 @@ class World(RuleBasedStateMachine):
             client.coming.cancel()
             self.loop.run_until_complete(asyncio.sleep(0))
         client.closed = True
-        self.hub.leave(client)
+        self._do(self.hub.leave, client)
+
+    def _do(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Calls a function in the loop."""
+
+        async def main() -> None:
+            function(*arguments)
+
+        self.loop.run_until_complete(main())
 
     async def _check(self, names: list[str], *, doubt: bool = False) -> None:
         try:

@@ -11,7 +11,6 @@ from accounts import api_keys
 from accounts.models import ApiKey
 from accounts.principals import SCOPES
 
-
 MAX_DAYS = 36_500
 MAX_NAME = 100
 
