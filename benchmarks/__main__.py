@@ -7,12 +7,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.connecting import connecting
+from benchmarks.delays import delays
 from benchmarks.fanout import fanout
 from benchmarks.processes import workspace
 from benchmarks.report import Table, machine, render
+from benchmarks.storing import storing
+from benchmarks.storm import storm
 
 TABLES: Mapping[str, Callable[[Path], Table]] = {
     "fanout": fanout,
+    "delays": delays,
+    "connecting": connecting,
+    "storing": storing,
+    "storm": storm,
 }
 
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,3 +129,12 @@ def manage(settings: Mapping[str, str], *words: str) -> str:
 def text() -> str:
     """A message of MESSAGE_BYTES with the time in it, by which clients see how late it is."""
     return f'{{"t":{time.time_ns()},"pad":"{"x" * (MESSAGE_BYTES - 34)}"}}'
+
+
+def steadily(publish: Callable[[Sequence[str]], None], batch: int, per_second: int, seconds: int) -> int:
+    """Publishes at a steady rate -> how many messages. One that is late does not move the next ones."""
+    began = time.monotonic()
+    for number in range(per_second * seconds):
+        time.sleep(max(0.0, began + number / per_second - time.monotonic()))
+        publish([text() for _ in range(batch)])
+    return per_second * seconds * batch

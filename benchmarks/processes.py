@@ -125,4 +125,3 @@ def memory(pid: int) -> tuple[int, int]:
         name, _, rest = line.partition(":")
         sizes[name] = int(rest.split()[0]) * 1024
     return sizes["Rss"], sizes["Pss"]
-

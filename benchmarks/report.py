@@ -57,8 +57,10 @@ def render(table: Table) -> str:
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    first, *rest = (cell.ljust(width) if not index else cell.rjust(width) for index, (cell, width) in enumerate(
-        zip(row, widths, strict=True)))
+    first, *rest = (
+        cell.ljust(width) if not index else cell.rjust(width)
+        for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+    )
     return "  ".join([first, *rest])
 
 
@@ -92,7 +94,9 @@ def machine() -> dict[str, str]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "load": "{:.2f} {:.2f} {:.2f} (1, 5, 15 minutes, before the first table)".format(*os.getloadavg()),
-        "versions": ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "uvloop", "channels", "channels-redis")),
+        "versions": ", ".join(
+            f"{name} {version(name)}" for name in ("uvicorn", "uvloop", "channels", "channels-redis")
+        ),
     }
 
 

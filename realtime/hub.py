@@ -304,7 +304,8 @@ class Hub:
     def _name_epoch(self, topic: _Topic, epoch: str | None) -> None:
         """The first message of a topic that had none: its listeners learn the name of the numbering."""
         topic.epoch = epoch
-        for connection in topic.listeners():
+        at_the_beginning = [c for c, catch_up in topic.catching_up.items() if catch_up.after == 0]  # Others know it.
+        for connection in [*topic.live, *at_the_beginning]:
             connection.send(protocol.subscribed(topic.name, epoch, 0, recovered=True))
 
     def _advance(self, topic: _Topic, events: Sequence[Event], through: int | None) -> None:

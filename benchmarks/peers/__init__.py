@@ -29,7 +29,10 @@ from benchmarks.processes import (
 
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("FANFARE_BENCH_CACHE", Path.home() / ".cache" / "fanfare-bench"))
-NCHAN_MODULES = [Path("/usr/lib/nginx/modules/ngx_nchan_module.so"), Path("/usr/lib64/nginx/modules/ngx_nchan_module.so")]
+NCHAN_MODULES = [
+    Path("/usr/lib/nginx/modules/ngx_nchan_module.so"),
+    Path("/usr/lib64/nginx/modules/ngx_nchan_module.so"),
+]
 
 Publish = Callable[[Sequence[str]], None]
 """Sends texts to all clients; returns when the server has taken them."""

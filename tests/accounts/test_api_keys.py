@@ -234,11 +234,16 @@ def test_list_shows_every_key_and_no_secret(clock: time_machine.Traveller) -> No
     said = run("list")
     lines = {line.split()[0]: line for line in said.splitlines()}
     assert set(lines) == {used.prefix, revoked.prefix, expired.prefix, both.prefix}
-    assert "alive" in lines[used.prefix] and "acme-backend" in lines[used.prefix]
-    assert "last used 2026-06-01 12:00" in lines[used.prefix] and "inbox:read" in lines[used.prefix]
-    assert "revoked" in lines[revoked.prefix] and "never used" in lines[revoked.prefix]
+    assert "alive" in lines[used.prefix]
+    assert "acme-backend" in lines[used.prefix]
+    assert "last used 2026-06-01 12:00" in lines[used.prefix]
+    assert "inbox:read" in lines[used.prefix]
+    assert "revoked" in lines[revoked.prefix]
+    assert "never used" in lines[revoked.prefix]
     assert "expired" in lines[expired.prefix]
-    assert text not in said and other not in said and used.digest not in said
+    assert text not in said
+    assert other not in said
+    assert used.digest not in said
 
 
 def test_revoke_ends_the_key() -> None:

@@ -106,7 +106,8 @@ def test_a_superuser_may_all_and_other_staff_may_read(operator: User, clerk: Use
     principal = by_session(operator)
     assert (principal.kind, principal.id, principal.user, principal.scopes) == (Kind.OPERATOR, "root", None, SCOPES)
     assert by_session(clerk).scopes == READ_SCOPES
-    assert READ_SCOPES and all(scope.endswith(":read") for scope in READ_SCOPES)
+    assert READ_SCOPES
+    assert all(scope.endswith(":read") for scope in READ_SCOPES)
 
 
 def test_who_is_no_staff_no_longer_active_or_gone_is_nobody(operator: User) -> None:

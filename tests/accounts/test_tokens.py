@@ -50,9 +50,12 @@ def test_a_token_names_its_user_its_account_and_its_capabilities() -> None:
     assert (principal.kind, principal.id, principal.user, principal.account) == (Kind.USER, "alice", "alice", "acme")
     assert principal.expires_at == NOW.timestamp() + 60
     assert principal.scopes == frozenset()
-    assert principal.can_subscribe("topic.room/7") and principal.can_subscribe("topic.news")
-    assert not principal.can_subscribe("topic.newsroom") and not principal.can_subscribe("topic.room")
-    assert principal.can_publish("topic.room/7") and not principal.can_publish("topic.room/77")
+    assert principal.can_subscribe("topic.room/7")
+    assert principal.can_subscribe("topic.news")
+    assert not principal.can_subscribe("topic.newsroom")
+    assert not principal.can_subscribe("topic.room")
+    assert principal.can_publish("topic.room/7")
+    assert not principal.can_publish("topic.room/77")
 
 
 def test_a_plain_token_has_no_account_and_no_capability() -> None:
@@ -82,8 +85,6 @@ def test_an_expired_token_of_somebody_else_is_not_told_to_come_back() -> None:
 
 # --- Not good -------------------------------------------------------------------------------------
 
-OURS = object()
-
 
 def spoiled() -> dict[str, Any]:
     """Made when a test runs: the settings have the key."""
@@ -91,7 +92,7 @@ def spoiled() -> dict[str, Any]:
     head, body, signature = whole.split(".")
     key = settings.TOKEN_SIGNING_KEY
     return {
-        "algorithm none": jwt.encode(good(), None, algorithm="none"),
+        "algorithm none": jwt.encode(good(), "", algorithm="none"),
         "algorithm none, with the signature of a good one": f"{part({'alg': 'none'})}.{body}.{signature}",
         "algorithm None": f"{part({'alg': 'None', 'typ': 'JWT'})}.{body}.",
         "no algorithm": f"{part({'typ': 'JWT'})}.{body}.{signature}",
@@ -159,7 +160,12 @@ def test_a_token_that_is_not_ours_or_not_whole_is_refused(which: str) -> None:
 def test_a_chain_of_certificates_or_a_key_in_the_header_counts_for_nothing() -> None:
     mallorys = "a key of mallory's own, 32 bytes long"
     jwk = {"kty": "oct", "k": part(mallorys.encode())}
-    baits = {"x5c": ["A" * 400] * 4, "jku": "http://127.0.0.1:9/keys", "x5u": "http://127.0.0.1:9/chain", "jwk": jwk}
+    baits: dict[str, Any] = {
+        "x5c": ["A" * 400] * 4,
+        "jku": "http://127.0.0.1:9/keys",
+        "x5u": "http://127.0.0.1:9/chain",
+        "jwk": jwk,
+    }
     assert tokens.verify(signed(good(), kid="../../dev/null", **baits)).user == "alice"
     with pytest.raises(tokens.InvalidToken):
         tokens.verify(signed(good(), key=mallorys, kid="../../dev/null", **baits))
@@ -170,7 +176,7 @@ def test_a_token_of_a_megabyte_is_not_even_read(text: str) -> None:
     before = time.process_time_ns()
     with pytest.raises(tokens.InvalidToken):
         tokens.verify(text)
-    assert time.process_time_ns() - before < 10_000_000
+    assert time.process_time_ns() - before < 100_000_000
 
 
 def test_a_good_token_that_no_header_carries_is_refused() -> None:

@@ -270,6 +270,17 @@ async def test_the_epoch_is_named_also_when_the_first_message_is_read_from_the_l
 
 
 @in_virtual_time
+async def test_the_epoch_is_not_named_to_who_knows_it_from_the_log() -> None:
+    world = World()
+    bob = await world.connect(user="bob")
+    event = world.log.append()
+    alice = await world.connect(since=Since("one", 0))
+    world.publish(event)
+    assert [one["event"] for one in alice.events] == ["message"]  # `offset: 0` would set it back.
+    assert [one["event"] for one in bob.events] == ["subscribed", "message"]
+
+
+@in_virtual_time
 async def test_a_new_epoch_means_reset_and_then_it_goes_on() -> None:
     world = World()
     world.log.append()
@@ -731,6 +742,7 @@ async def test_a_slow_reader_is_closed_and_the_others_go_on() -> None:
     alice = await world.connect()
     for _ in range(20):
         world.notify()
+        await asyncio.sleep(0)
     assert closed == [CloseCode.SLOW_READER]
     assert len(unread) < 1000
     assert alice.offsets() == list(range(1, 21))

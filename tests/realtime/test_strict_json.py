@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from realtime.strict_json import MAX_DEPTH, MAX_INTEGER, MIN_INTEGER, RefusedJSON, loads
 
 MIB = 1024 * 1024
-PATIENCE = 10.0  # Seconds, for 8 MiB on a busy machine; what is quadratic takes hours.
+PATIENCE = 30.0  # Seconds, for 8 MiB on a busy machine; what is quadratic takes hours.
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 scalars = st.one_of(
@@ -126,7 +128,7 @@ def test_what_is_just_allowed_is_taken() -> None:
     assert loads(b"1.7976931348623157e308") == 1.7976931348623157e308
 
 
-SHAPES = {
+SHAPES: dict[str, Callable[[int], bytes]] = {
     "numbers": lambda size: b"[" + b"1," * (size // 2 - 2) + b"1]",
     "empty lists": lambda size: b"[" + b"[]," * (size // 3 - 2) + b"[]]",
     "deep lists": lambda size: b"[" * size,
@@ -151,8 +153,6 @@ SHAPES = {
 def test_no_shape_of_text_takes_long(shape: str, size: int) -> None:
     text = SHAPES[shape](size)
     before = time.process_time()
-    try:
+    with suppress(RefusedJSON):
         loads(text)
-    except RefusedJSON:
-        pass
     assert time.process_time() - before < max(1.0, PATIENCE * size / (8 * MIB))
