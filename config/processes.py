@@ -93,7 +93,7 @@ def _when_ready(then: Callable[[], None]) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310 (our own address)
+            with urllib.request.urlopen(url, timeout=5) as reply:
                 if reply.status == 200:
                     then()
                     return

@@ -31,3 +31,42 @@ def _all_shapes(base: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
     for shape in base.__subclasses__():
         yield shape
         yield from _all_shapes(shape)
+
+
+def add_waiting_endpoints(result: dict[str, Any], **_options: Any) -> dict[str, Any]:
+    """A hook of drf-spectacular: stream and poll are answered before Django, so it does not find them."""
+    topics = _parameter("topics", "query", "Topics, separated by commas, instead of the caller's own.")
+    since = _parameter("since", "query", "The place to go on from, as it was given.")
+    wait = _parameter("wait", "query", "Seconds to wait for something, 0 to 60; default 25.")
+    last = _parameter("Last-Event-ID", "header", "The place to go on from, as browsers send it.")
+    reply = {
+        "type": "object",
+        "required": ["events", "since"],
+        "properties": {"events": {"type": "array", "items": {"type": "object"}}, "since": {"type": "string"}},
+    }
+    result["paths"]["/api/stream"] = {
+        "get": _operation("stream", "Server-sent events", [topics, last, since], {"text/event-stream": {}})
+    }
+    result["paths"]["/api/poll"] = {
+        "get": _operation("poll", "Long poll", [topics, since, wait], {"application/json": {"schema": reply}})
+    }
+    return result
+
+
+def _parameter(name: str, place: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": place, "description": description, "schema": {"type": "string"}}
+
+
+def _operation(name: str, summary: str, parameters: list[dict[str, Any]], content: dict[str, Any]) -> dict[str, Any]:
+    refused = {"application/json": {"schema": {"$ref": REFERENCE.format(name="Error")}}}
+    return {
+        "operationId": name,
+        "summary": summary,
+        "tags": ["live"],
+        "security": [{"bearer": []}, {"session": []}],
+        "parameters": parameters,
+        "responses": {
+            "200": {"description": "", "content": content},
+            **{str(status): {"description": "", "content": refused} for status in (400, 401, 403, 405, 429, 503)},
+        },
+    }

@@ -249,6 +249,7 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Notifications, live, for any application.",
     "VERSION": "1",
     "OAS_VERSION": "3.1.0",
+    "POSTPROCESSING_HOOKS": ["config.schema.add_waiting_endpoints"],
     "SERVE_INCLUDE_SCHEMA": False,
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",

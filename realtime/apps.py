@@ -5,4 +5,4 @@ class RealtimeConfig(AppConfig):
     name = "realtime"
 
     def ready(self) -> None:
-        from realtime import checks  # noqa: F401, PLC0415 (registers itself; needs the settings)
+        from realtime import checks  # noqa: F401 (registers itself; needs the settings)

@@ -5,6 +5,7 @@ gone. The receiving side is receiver.py.
 """
 
 import asyncio
+import atexit
 import hashlib
 import logging
 import os
@@ -12,6 +13,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from channels.layers import get_channel_layer
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 EVENTS_A_SEND = 500
 EVENTS_A_ROUND = 5000
 RETRY_SECONDS = 0.5
+EXIT_SECONDS = 2.0
 
 _GROUP_SAFE = re.compile(r"[A-Za-z0-9_.-]{1,80}\Z")
 
@@ -60,24 +63,30 @@ class Publisher:
             metrics.drops.labels("bus_queue").inc(len(events))
             return
         self._queue.extend(events)
-        self._loop.call_soon_threadsafe(self._wake.set)
+        self._loop.call_soon_threadsafe(self._begin)
 
-    async def flush(self) -> None:
-        """Waits until all that was put has been sent or dropped."""
-        while self._queue or not self._idle.is_set():
-            await asyncio.sleep(0.005)
+    def flush(self, timeout: float) -> None:
+        """Waits, in another thread than the loop's, until all that was put has been sent or dropped.
+
+        Raises TimeoutError.
+        """
+        asyncio.run_coroutine_threadsafe(self._idle.wait(), self._loop).result(timeout)
 
     def stop(self) -> None:
         self._task.cancel()
 
+    def _begin(self) -> None:
+        self._idle.clear()
+        self._wake.set()
+
     async def _drain(self) -> None:
         while True:
-            self._idle.set()
             await self._wake.wait()
             self._wake.clear()
-            self._idle.clear()
             while self._queue:
                 await self._send(self._take())
+            if not self._wake.is_set():
+                self._idle.set()
 
     def _take(self) -> dict[str, list[Event]]:
         topics: dict[str, list[Event]] = {}
@@ -156,13 +165,14 @@ def _publisher() -> Publisher:
                 loop = asyncio.new_event_loop()
                 threading.Thread(target=loop.run_forever, name="bus", daemon=True).start()
                 _current = Publisher(loop)
+                atexit.register(_flush_at_exit, _current)
     return _current
 
 
-def flush(timeout: float) -> None:
-    """Waits in a process without a loop until what was published is on its way. For commands and workers that end."""
-    if _current is not None:
-        asyncio.run_coroutine_threadsafe(_current.flush(), _current._loop).result(timeout)
+def _flush_at_exit(publisher: Publisher) -> None:
+    """A command that ends right after it has published: its events still go out."""
+    with suppress(TimeoutError):
+        publisher.flush(EXIT_SECONDS)
 
 
 def _after_fork() -> None:

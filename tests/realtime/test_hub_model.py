@@ -237,6 +237,14 @@ class World(RuleBasedStateMachine):
         copied = {name: Place(p.epoch, p.offset, p.offset) for name, p in places.items()}
         self._start(Client(user, copied), {name: Since(p.epoch, p.offset) for name, p in copied.items()})
 
+    @rule(user=st.sampled_from(USERS), topic=st.sampled_from(TOPICS), back=st.integers(0, 5), count=st.integers(1, 6))
+    def connect_while_events_come(self, user: str, topic: str, back: int, count: int) -> None:
+        if stored := self.log.topics.get(topic):
+            place = Place(stored.epoch, max(0, stored.head - back), began=max(0, stored.head - back))
+            self._start(Client(user, {topic: place}), {topic: Since(place.epoch, place.offset)})
+            self.time_passes(self.log.seconds * 0.75)
+            self.burst(topic, count)
+
     @rule(topic=st.sampled_from(TOPICS), offset=st.integers(-1, 30))
     def connect_from_nowhere(self, topic: str, offset: int) -> None:
         place = Place("never was", offset, offset)

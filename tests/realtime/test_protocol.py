@@ -128,7 +128,7 @@ def test_no_text_makes_anything_but_an_action_or_a_protocol_error(text: str) -> 
 @given(
     st.fixed_dictionaries(
         {"action": st.sampled_from(sorted(protocol.ACTIONS)) | JSON},
-        optional={name: JSON for name in ("topic", "since", "data", "type", "ref", "other")},
+        optional=dict.fromkeys(("topic", "since", "data", "type", "ref", "other"), JSON),
     )
 )
 def test_no_object_makes_anything_but_an_action_or_a_protocol_error(frame: dict[str, Any]) -> None:
