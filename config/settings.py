@@ -5,6 +5,7 @@ Every variable read here has its row in docs/settings.md.
 
 import os
 import secrets
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,8 @@ STATIC_URL = "/static/"
 STATIC_ROOT = FANFARE_HOME / "static"
 STATIC_ROOT.mkdir(exist_ok=True)
 STATICFILES_DIRS = [BASE_DIR / "static"]
+# WhiteNoise hands Django open files, which it reads in a thread: right for small files, and nothing to warn about.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 LOGGING_CONFIG = None
 logging_config(LOG_LEVEL)
 
@@ -246,7 +249,7 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Fanfare",
-    "DESCRIPTION": "Notifications, live, for any application.",
+    "DESCRIPTION": "Notifications, live, for any application: what is accepted is stored, and delivered in order.",
     "VERSION": "1",
     "OAS_VERSION": "3.1.0",
     "POSTPROCESSING_HOOKS": ["config.schema.add_waiting_endpoints"],

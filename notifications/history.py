@@ -162,7 +162,7 @@ def recall(found: QuerySet[Message]) -> list[str]:
             for message in messages
             if message.offset is not None
         ]
-        transaction.on_commit(lambda: bus.publish(events))
+        transaction.on_commit(lambda: bus.publish(events), robust=True)
     return [str(message.id) for message in messages]
 
 

@@ -93,7 +93,7 @@ def accept(items: Sequence[Draft | Refusal]) -> list[Result]:
         )
     if not any(item.claim or (isinstance(item, Draft) and item.store) for item in items):
         entries = _entries(items)
-        bus.publish(entry.event() for entry in entries)
+        _publish_after_commit([entry.event() for entry in entries])
         return _results(items, {}, entries)
     with transaction.atomic():
         claims = idempotency.take(item.claim for item in items if item.claim)
@@ -102,7 +102,7 @@ def accept(items: Sequence[Draft | Refusal]) -> list[Result]:
         results = _results(items, claims, entries)
         _keep_replies(items, claims, results)
         events = [entry.event() for entry in entries if entry.draft.send_at is None]
-        transaction.on_commit(lambda: bus.publish(events))
+        _publish_after_commit(events)
     return results
 
 
@@ -126,7 +126,7 @@ def publish_due(limit: int = ROWS_A_STATEMENT) -> int:
             events.append(message_event(message, message.topic.name, heads[message.topic.name].epoch))
         Message.objects.bulk_update(due, ["offset", "created_at"], batch_size=200)
         events = with_exclusions(due, events)
-        transaction.on_commit(lambda: bus.publish(events))
+        _publish_after_commit(events)
     return len(due)
 
 
@@ -163,6 +163,14 @@ def with_exclusions(messages: Sequence[Message], events: Sequence[Event]) -> lis
         replace(event, exclude=frozenset(excluded[message.id])) if message.has_exclusions else event
         for message, event in zip(messages, events, strict=True)
     ]
+
+
+def _publish_after_commit(events: Sequence[Event]) -> None:
+    """At once where there is no transaction: what is not stored needs no database."""
+    if connection.in_atomic_block:
+        transaction.on_commit(lambda: bus.publish(events), robust=True)  # What is stored is accepted.
+    else:
+        bus.publish(events)
 
 
 # --- Inside the transaction -----------------------------------------------------------------------

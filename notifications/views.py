@@ -141,13 +141,13 @@ class OneNotification(APIView):
         responses={200: shapes.MessageWithTimeline, 404: shapes.Error, 410: shapes.Error, **ERRORS},
     )
     def get(self, request: Request, message_id: UUID) -> Response:
-        message = history.get(message_id)
-        user = caller(request).user
+        principal = caller(request)
+        user = principal.user
         if user is None:
-            caller(request).require_scope("notifications:read")
-        elif not resolve(message.topic.name).may_subscribe(caller(request), message.topic.name) or not history.is_for(
-            message, user
-        ):
+            principal.require_scope("notifications:read")
+        message = history.get(message_id)
+        topic = message.topic.name
+        if user is not None and not (resolve(topic).may_subscribe(principal, topic) and history.is_for(message, user)):
             raise ApiError(404, "unknown_message", "There is no message with this id.")
         if user is not None and not history.is_visible(message):
             raise ApiError(410, "gone", "This message is not there (any more).")
