@@ -27,12 +27,12 @@ NO_LIMITS = {"HANDSHAKES_PER_SECOND": "1000000", "CONNECTIONS_PER_USER": "100000
 class Server:
     port: int
     pid: int
+    api_port: int  # Where requests go that publish; another process's, or the same.
     key: str
     home: Path
-    env: Mapping[str, str]
 
     def publisher(self, topic: str) -> "Publisher":
-        return Publisher(self.port, self.key, f'{{"topic":"{topic}"}}')
+        return Publisher(self.api_port, self.key, f'{{"topic":"{topic}"}}')
 
     @property
     def user_headers(self) -> list[str]:
@@ -79,17 +79,27 @@ def fanfare(
     protocol: str = FAST_PATH,
     application: str = "config.asgi:application",
     env: Mapping[str, str] | None = None,
+    second_for_requests: bool = False,
 ) -> Iterator[Server]:
-    """One web process with a fresh database and a Valkey of its own, all on the server's core."""
+    """One web process with a fresh database and a Valkey of its own, all on the server's core.
+
+    `second_for_requests`: another web process, on the other core, serves the requests that publish.
+    """
     home = folder / f"home-{time.monotonic_ns()}"
     with ExitStack() as stack:
         settings = {**environment(home, stack.enter_context(valkey(folder))), **NO_LIMITS, **(env or {})}
         key = prepare(settings)
-        port = free_port()
-        command = uvicorn(application, port, protocol, "--http", "realtime.uvicorn_protocol:PromptHttpProtocol")
-        process = stack.enter_context(running(command, folder, core=SERVER_CORE, env=settings))
-        wait_until(lambda: listens(port), process)
-        yield Server(port, process.pid, key, home, settings)
+
+        def web(core: int) -> tuple[int, int]:
+            port = free_port()
+            command = uvicorn(application, port, protocol, "--http", "realtime.uvicorn_protocol:PromptHttpProtocol")
+            process = stack.enter_context(running(command, folder, core=core, env=settings))
+            wait_until(lambda: listens(port), process)
+            return port, process.pid
+
+        port, pid = web(SERVER_CORE)
+        api_port = web(CLIENT_CORE)[0] if second_for_requests else port
+        yield Server(port, pid, api_port, key, home)
 
 
 def uvicorn(application: str, port: int, protocol: str, *more: str) -> list[str]:

@@ -19,12 +19,14 @@ WINDOW_SECONDS = 1.0
 DELIVERY_SECONDS = 30.0  # After which a message counts as lost.
 LIMIT_SECONDS = 6.0  # For all windows together: the slowest peers get through fewer of them.
 
-FANFARE, ORDINARY, CHANNELS = "Fanfare", "Fanfare, ordinary ASGI send", "Channels group, stock consumer"
+FANFARE, ALONE, ORDINARY = "Fanfare", "Fanfare, requests in the same process", "Fanfare, ordinary ASGI send"
+CHANNELS = "Channels group, stock consumer"
 LIMIT, NCHAN = "a loop of send() in C: the limit", "Nchan (nginx, C)"
 
 SERVERS: Mapping[str, Start] = {
     FANFARE: peers.fanfare_fast,
     LIMIT: peers.send_loop,
+    ALONE: peers.fanfare_alone,
     ORDINARY: peers.fanfare_ordinary,
     CHANNELS: peers.stock_channels,
     NCHAN: peers.nchan,

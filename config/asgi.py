@@ -7,7 +7,6 @@ from django.conf import settings
 from django.core.asgi import get_asgi_application
 
 from config.limits import bounded
-from config.processes import die_with_parent
 from realtime.asgi import Application, Receive, Scope, Send
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
@@ -40,7 +39,6 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
-            die_with_parent()
             runtime.current()
             drain_on_sigterm()
             await send({"type": "lifespan.startup.complete"})

@@ -76,6 +76,7 @@ def logging_config(level: str) -> None:
                 "celery.beat": {"level": "WARNING"},  # Celery tells of each task, and there is one a second.
                 "celery.worker": {"level": "WARNING"},
                 "celery.app.trace": {"level": "WARNING"},
+                "celery.apps": {"level": "WARNING"},
                 "channels_redis.pubsub": {"level": "CRITICAL"},  # A traceback a second while Redis is down.
                 "django.request": {"level": "ERROR"},  # Its warnings are the callers' 4xx.
                 "django.channels.server": {"level": "WARNING"},

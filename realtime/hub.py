@@ -452,7 +452,12 @@ def _write(connections: Iterable[Connection], events: Sequence[Event]) -> None:
         encoding = connection.encoding
         if encoding not in made:
             made[encoding] = encoding(bodies)
-        connection.write(made[encoding])
+        try:
+            connection.write(made[encoding])
+        except Exception:  # Whatever broke there: the others get the events, and this one comes back for them.
+            metrics.drops.labels("broken_connection").inc(len(events))
+            asyncio.get_running_loop().call_soon(connection.close, CloseCode.UNAVAILABLE, "try again soon")
+            continue
         count += 1
     metrics.deliveries.inc(count * len(events))
 

@@ -36,7 +36,8 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             }
 
     def write_frames(self, frames: bytes) -> None:
-        if not self.close_sent:
+        # uvloop raises when the client has reset the connection, and its `disconnect` is still on the way.
+        if not self.close_sent and not self.transport.is_closing():
             self.transport.write(frames)
 
     def close_frames(self, code: int, reason: str) -> None:

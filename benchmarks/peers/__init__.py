@@ -56,13 +56,19 @@ Start = Callable[[Path], AbstractContextManager[Target]]
 
 @contextmanager
 def fanfare_fast(folder: Path) -> Iterator[Target]:
+    with fanfare(folder, second_for_requests=True) as server:
+        yield _fanfare_target(server)
+
+
+@contextmanager
+def fanfare_alone(folder: Path) -> Iterator[Target]:
     with fanfare(folder) as server:
         yield _fanfare_target(server)
 
 
 @contextmanager
 def fanfare_ordinary(folder: Path) -> Iterator[Target]:
-    with fanfare(folder, protocol=ORDINARY_SEND) as server:
+    with fanfare(folder, protocol=ORDINARY_SEND, second_for_requests=True) as server:
         yield _fanfare_target(server)
 
 

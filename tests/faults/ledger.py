@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import psycopg
@@ -76,7 +77,10 @@ class At(msgspec.Struct, tag=True, frozen=True):
 
 
 class Got(msgspec.Struct, tag=True, frozen=True):
-    """A message arrived; on connection 0 if the client read it from the log after a `lost`."""
+    """A message arrived; on connection 0 if the client read it from the log after a `lost`.
+
+    `epoch` is None while the client has not been told.
+    """
 
     client: str
     connection: int
@@ -89,7 +93,7 @@ class Got(msgspec.Struct, tag=True, frozen=True):
 
 
 class Sample(msgspec.Struct, tag=True, frozen=True):
-    """What a web process used at one moment."""
+    """What a web process (its id) used at one moment."""
 
     process: int
     rss: int
@@ -168,9 +172,7 @@ def dump(stack: Stack) -> History:
         for name, epoch, head in cursor.execute("SELECT name, epoch, head FROM notifications_topic"):
             history.heads[name] = (epoch, head)
         excluded: dict[str, set[str]] = {}
-        for message, user in cursor.execute("SELECT message_id, user FROM notifications_receipt WHERE excluded"
-                                            if not address else
-                                            'SELECT message_id, "user" FROM notifications_receipt WHERE excluded'):
+        for message, user in cursor.execute('SELECT message_id, "user" FROM notifications_receipt WHERE excluded'):
             excluded.setdefault(_id(message), set()).add(user)
         rows = cursor.execute(
             f'SELECT m.id, t.name, m."offset", m.data, {created}, m.expires_at IS NOT NULL, m.recalled_at IS NOT NULL '
@@ -181,8 +183,16 @@ def dump(stack: Stack) -> History:
             found = _id(id)
             key = msgspec.json.decode(data).get("key", "")
             history.rows.append(
-                Row(found, topic, offset, key, created_at, bool(expires), bool(recalled),
-                    frozenset(excluded.get(found, ())))
+                Row(
+                    found,
+                    topic,
+                    offset,
+                    key,
+                    created_at,
+                    bool(expires),
+                    bool(recalled),
+                    frozenset(excluded.get(found, ())),
+                )
             )
         return history
     finally:
@@ -190,4 +200,4 @@ def dump(stack: Stack) -> History:
 
 
 def _id(value: Any) -> str:
-    return str(value).replace("-", "")
+    return str(UUID(str(value)))

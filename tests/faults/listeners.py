@@ -40,6 +40,7 @@ class Listener:
     ledger: Ledger
     chance: random.Random
     forbidden: str = ""  # It also asks for this topic, in vain.
+    proxied: bool = False
     positions: dict[str, tuple[str | None, int]] = field(default_factory=dict)
     connection: int = 0
     connected: bool = False
@@ -120,8 +121,7 @@ class Listener:
         topic, offset = message["topic"], message["offset"]
         epoch, position = self.positions.get(topic, (None, 0))
         key = message["data"].get("key", "")
-        id = message["id"].replace("-", "")
-        self.ledger.add(Got(self.name, connection, topic, epoch, offset, id, key, time.time()))
+        self.ledger.add(Got(self.name, connection, topic, epoch, offset, message["id"], key, time.time()))
         if offset > position:
             self.positions[topic] = (epoch, offset)
 
@@ -225,11 +225,6 @@ class StreamListener(Listener):
             events, self._waiting = self._waiting, []
             for event in events:
                 await self._take(event)
-
-    async def _take(self, event: dict[str, Any]) -> None:
-        if event["event"] == "message" and event["offset"] <= self.positions[event["topic"]][1]:
-            return  # Its place was sent after it, and did not arrive: a repetition that the client drops.
-        await Listener._take(self, event)
 
 
 @dataclass(slots=True)

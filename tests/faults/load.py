@@ -1,10 +1,12 @@
 """The load: producers over HTTP, clients that come and go, and what the processes use meanwhile."""
 
 import asyncio
+import itertools
 import os
 import random
 import sqlite3
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +21,7 @@ from tests.faults.wire import NotSent, request
 from tests.servers import Stack
 
 ACCOUNT = "crowd"
-SECRET = "topic.secret"  # noqa: S105 (a topic that nobody may hear)
+SECRET = "topic.secret"
 CHURN, CHURN_SECONDS = 0.1, 10.0  # So many of the clients leave and come back in this time.
 PATIENCE = 60.0  # Seconds for which a producer repeats what it does not know the outcome of.
 ANSWER_SECONDS = 30.0
@@ -40,7 +42,6 @@ class Size:
 class Door:
     """A web process as clients reach it; a balancer sends nobody to one that is not ready."""
 
-    number: int
     port: int
     socket_port: int  # Another one where a proxy stands before the process.
     ready: bool = True
@@ -62,15 +63,14 @@ class Load:
     _names: list[str] = field(default_factory=list)
     _tasks: list["asyncio.Task[None]"] = field(default_factory=list)
     _requests: set["asyncio.Task[None]"] = field(default_factory=set)
-    _count: int = 0
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def start(self) -> None:
         self._chance = random.Random(self.seed)
         self._names = [f"account.{ACCOUNT}", *(f"topic.t{n}" for n in range(1, self.size.topics))]
         self.listeners = [self._listener(number) for number in range(self.size.sockets)]
         self._tasks = [
-            asyncio.create_task(work)
-            for work in (self._keep_sending(), self._churn(), self._sample(), self._balance())
+            asyncio.create_task(work) for work in (self._keep_sending(), self._churn(), self._sample(), self._balance())
         ]
         self._tasks += [asyncio.create_task(listener.run()) for listener in self.listeners]
 
@@ -79,19 +79,16 @@ class Load:
 
     async def settle(self, seconds: float) -> dict[str, int]:
         """Waits until every request has an outcome and every client has everything -> what is left over."""
-        deadline = time.monotonic() + seconds
-        while (self._requests or self.scheduled()) and time.monotonic() < deadline:
-            await asyncio.sleep(0.1)
+        await eventually(lambda: not self._requests and not self.scheduled(), seconds)
         left = {"requests without an outcome": len(self._requests), "scheduled messages": self.scheduled()}
-        last = await asyncio.gather(*(self._send(topic, {}) for topic in [*self._names, SECRET]))
-        ends = dict(zip([*self._names, SECRET], last, strict=True))
-        while (behind := self.behind(ends)) and time.monotonic() < deadline:
-            await asyncio.sleep(0.1)
-        return left | {"clients that lack the end of a topic": behind}
+        last = await asyncio.gather(*(self.send(topic) for topic in self._names))
+        ends = {topic: reply.offset or 0 for topic, reply in zip(self._names, last, strict=True) if reply}
+        await eventually(lambda: not self.behind(ends), seconds)
+        return left | {"clients that lack the end of a topic": self.behind(ends)}
 
-    def behind(self, ends: dict[str, int | None]) -> int:
+    def behind(self, ends: dict[str, int]) -> int:
         return sum(
-            any(listener.positions.get(topic, (None, -1))[1] < (ends[topic] or 0) for topic in listener.topics)
+            any(listener.positions.get(topic, (None, -1))[1] < ends.get(topic, 0) for topic in listener.topics)
             for listener in self.listeners
         )
 
@@ -127,6 +124,7 @@ class Load:
             self.ledger,
             chance,
             forbidden=SECRET if number % 20 == 0 else "",
+            proxied=proxied,
         )
 
     def _choose(self, chance: random.Random, *, proxied: bool = False) -> int:
@@ -149,13 +147,13 @@ class Load:
     # --- Producers ----------------------------------------------------------------------------------
 
     async def _keep_sending(self) -> None:
-        began = time.monotonic()
+        began, count = time.monotonic(), 0
         while True:
             due = int((time.monotonic() - began) * self.size.rate)
-            while self._count < due:
-                self._count += 1
+            for _ in range(count, due):
                 if len(self._requests) < MOST_AT_ONCE:
                     self.send_one()
+            count = due
             await asyncio.sleep(min(0.02, 1 / self.size.rate))
 
     def send_one(self) -> None:
@@ -173,29 +171,47 @@ class Load:
         task.add_done_callback(self._requests.discard)
 
     async def _send_and_recall(self, topic: str, more: dict[str, Any], *, recall: bool) -> None:
-        await self._send(topic, more)
-        if recall:
-            found = next(line for line in reversed(self.ledger.lines) if isinstance(line, Reply) and line.id)
-            self.ledger.add(Recall(found.id, time.time()))
+        sent = await self.send(topic, **more)
+        if sent and recall:
+            self.ledger.add(Recall(sent.id, time.time()))
             with suppress(*GONE):
                 port = self._choose(self._chance)
-                await request(port, "DELETE", f"/api/notifications/{found.id}", token=self.stack.api_key)
+                await request(port, "DELETE", f"/api/notifications/{sent.id}", token=self.stack.api_key)
 
-    async def _send(self, topic: str, more: dict[str, Any]) -> int | None:
-        """Sends until the outcome is known, or patience ends -> the offset."""
-        key = f"{self.seed}-{len(self.ledger.lines)}"
-        kind, _, name = topic.partition(".")
-        body = {"to": {kind: name}, "data": {"key": key, "pad": "x" * 100}, **more}
-        send = Send(key, topic, time.time(), expires="ttl" in more, scheduled="send_at" in more)
+    async def send(self, topic: str, *, pad: int = 100, **more: Any) -> Reply | None:
+        """Sends until the outcome is known, or patience ends -> how it was accepted."""
+        send, body = self.draft(topic, pad=pad, **more)
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             reply = await self.attempt(send, body)
             if reply.outcome == "ok":
-                return reply.offset
+                return reply
             if reply.outcome == "fail" and reply.status not in (0, 409, 429):
                 return None
             await asyncio.sleep(self._chance.uniform(0.02, 0.3))
         return None
+
+    def draft(self, topic: str, *, pad: int = 100, **more: Any) -> tuple[Send, dict[str, Any]]:
+        """A message with a key of its own: its line in the ledger, and its body."""
+        key = f"{self.seed}-{next(self._numbers)}"
+        kind, _, name = topic.partition(".")
+        body = {"to": {kind: name}, "data": {"key": key, "pad": "x" * pad}, **more}
+        return Send(key, topic, time.time(), expires="ttl" in more, scheduled="send_at" in more), body
+
+    async def send_batch(self, count: int, **more: Any) -> None:
+        """Many messages in one request, to random topics."""
+        drafts = [self.draft(self._chance.choice(self._names), **more) for _ in range(count)]
+        asked_at = time.time()
+        for send, _body in drafts:
+            self.ledger.add(send)
+        body = {"notifications": [body for _send, body in drafts]}
+        port, key = self._choose(self._chance), f"batch-{drafts[0][0].key}"
+        path, token = "/api/notifications/batch", self.stack.api_key
+        answer = await request(port, "POST", path, token=token, body=body, Idempotency_Key=key)
+        assert answer.status == 202, answer
+        for (send, _body), said in zip(drafts, answer.json()["results"], strict=True):
+            place = said["id"], said["epoch"], said["offset"]
+            self.ledger.add(Reply(send.key, asked_at, time.time(), "ok", 202, False, *place))
 
     async def attempt(self, send: Send, body: dict[str, Any]) -> Reply:
         """One request, with a line before and a line after."""
@@ -224,8 +240,7 @@ class Load:
         now, wait = time.time(), "retry-after" in answer.headers
         if answer.status == 202:
             said = answer.json()
-            id = said["id"].replace("-", "")
-            return Reply(send.key, asked_at, now, "ok", 202, False, id, said["epoch"], said["offset"])
+            return Reply(send.key, asked_at, now, "ok", 202, False, said["id"], said["epoch"], said["offset"])
         return Reply(send.key, asked_at, now, "info" if answer.status >= 500 else "fail", answer.status, wait)
 
     # --- What is looked at meanwhile ----------------------------------------------------------------
@@ -246,7 +261,7 @@ class Load:
     async def _sample(self) -> None:
         while True:
             for web in self.stack.web:
-                if sample := sample_of(web.number, web.process.pid):
+                if sample := sample_of(web.process.pid):
                     self.ledger.add(sample)
             await asyncio.sleep(0.5)
 
@@ -261,12 +276,20 @@ class Load:
             connection.close()
 
 
-def sample_of(number: int, pid: int) -> Sample | None:
+def sample_of(pid: int) -> Sample | None:
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        return Sample(number, pages * PAGE, len(os.listdir(f"/proc/{pid}/fd")), time.time())
+        return Sample(pid, pages * PAGE, len(os.listdir(f"/proc/{pid}/fd")), time.time())
     except (OSError, IndexError):
         return None  # It is gone.
+
+
+async def eventually(condition: Callable[[], bool], seconds: float) -> bool:
+    """Waits until the condition holds -> whether it does."""
+    deadline = time.monotonic() + seconds
+    while not (holds := condition()) and time.monotonic() < deadline:  # noqa: ASYNC110 (nobody tells)
+        await asyncio.sleep(0.1)
+    return holds
 
 
 async def _cancel(tasks: list["asyncio.Task[None]"]) -> None:

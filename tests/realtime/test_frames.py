@@ -12,6 +12,8 @@ from websockets.uri import parse_uri
 
 from realtime.frames import Event, bare_bodies, stream_blocks, websocket_frames, websocket_texts
 
+pytestmark = pytest.mark.any_database
+
 
 def read_as_client(data: bytes) -> list[Frame]:
     """The frames that a client of the `websockets` library finds in what the server wrote."""

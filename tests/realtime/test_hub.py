@@ -14,6 +14,8 @@ from realtime.hub import Hub, Subscription
 from realtime.protocol import CloseCode, Since
 from tests.realtime.fakes import FakeLog, FakeMembership, Recorder, in_virtual_time
 
+pytestmark = pytest.mark.any_database
+
 HALF_OF_PATIENCE = hub_module.REORDER_SECONDS / 2
 PATIENCE = hub_module.REORDER_SECONDS * 1.01
 

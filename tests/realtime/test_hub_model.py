@@ -25,6 +25,8 @@ from realtime.hub import Hub, _Topic
 from realtime.protocol import CloseCode, Since
 from tests.realtime.fakes import FakeLog, FakeMembership, Recorder, VirtualLoop
 
+pytestmark = pytest.mark.any_database
+
 TOPICS = ["all", "user.alice"]  # The first one is shared.
 USERS = ["alice", "bob"]
 SMALL = {"RECENT_EVENTS": 4, "AHEAD_EVENTS": 3, "HELD_EVENTS": 4, "READ_EVENTS": 2}  # So that bounds are met.
@@ -358,7 +360,7 @@ class World(RuleBasedStateMachine):
             self.hub.go_live(client, found)
         if client.closed:
             self.clients.remove(client)
-            self.hub.leave(client)
+            self._end(client)
             self.gone.append(client)
             client.coming = None
 
@@ -366,8 +368,11 @@ class World(RuleBasedStateMachine):
         if client.coming:
             client.coming.cancel()
             self.loop.run_until_complete(asyncio.sleep(0))
+        self._do(self._end, client)
+
+    def _end(self, client: Client) -> None:
         client.closed = True
-        self._do(self.hub.leave, client)
+        self.hub.leave(client)
 
     def _do(self, function: Callable[..., object], *arguments: Any) -> None:
         """Calls a function in the loop."""

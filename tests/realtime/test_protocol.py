@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from realtime import protocol
 from realtime.protocol import CloseCode, Ping, ProtocolError, Publish, Since, Subscribe, Unsubscribe
 
+pytestmark = pytest.mark.any_database
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(),
     lambda children: st.lists(children) | st.dictionaries(st.text(), children),

@@ -1,97 +1,174 @@
 """`manage.py up`: the whole product with one command."""
 
 import fcntl
+import io
+import json
 import os
 import shutil
 import socket
 import sys
 import time
+import urllib.error
+import urllib.request
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, SystemCheckError
+from django.db import OperationalError, connections
 
 from accounts import api_keys
 from accounts.operators import login_link
 from config import processes
+from config.valkey import ValkeyFailed, valkey
 
-SOCKET_PATH_MAX = 107  # What the kernel takes for a unix socket.
 OPERATOR = "operator"
+READY_SECONDS = 60
+BUS_SECONDS = 10  # For the bus to come up too, once requests are served.
 
 
 class Command(BaseCommand):
     help = "Starts everything: Valkey unless REDIS_URL is set, migrations, web, worker and beat. Ctrl-C ends it."
-    requires_system_checks = []  # Production's are run below, with their warnings as reasons not to start.
+    requires_system_checks = []  # They run below: production's with their warnings as reasons not to start.
 
     def handle(self, *_args: Any, **_options: Any) -> None:
         started = time.monotonic()
-        lock = self._take_home()
-        self._check_port()
-        if settings.PRODUCTION:
-            self._check_production()
-        with processes.valkey(settings.FANFARE_HOME, wanted="REDIS_URL" not in os.environ) as valkey:
-            call_command("migrate", verbosity=0, interactive=False)
-            call_command("collectstatic", verbosity=0, interactive=False)
-            self._make_operator()
-            key = None if settings.PRODUCTION else development_key()
-            returncode = processes.run(
-                commands(), environment(), watch=valkey, when_ready=lambda: self._announce(started, key)
-            )
-        lock.close()
-        sys.exit(returncode)
+        run_checks()
+        lock = take_home(settings.FANFARE_HOME)
+        check_port()
+        private: AbstractContextManager[Any] = nullcontext()
+        if not os.environ.get("REDIS_URL"):
+            private = valkey(settings.FANFARE_HOME, lock.fileno())
+        try:
+            with private as server:
+                found = prepare()
+                status = processes.run(
+                    commands(),
+                    environment(),
+                    server=server,
+                    when_started=lambda: self._announce(found, started),
+                )
+        except ValkeyFailed as error:
+            raise CommandError(str(error)) from None
+        except KeyboardInterrupt:
+            status = 130
+        sys.exit(status)
 
-    def _take_home(self) -> Any:
-        """Only one `up` for each home; the lock goes with the process, however it ends."""
-        path = settings.FANFARE_HOME / "up.lock"
-        lock = path.open("w")
+    def _announce(self, found: list[str], started: float) -> None:
+        """Says where to look and what to try first, once it can be tried."""
+        problems = wait_until_ready()
+        if problems is not None:
+            lines = ["", *found, "", *problems, f"ready in {time.monotonic() - started:.1f} s"]
+            print("\n".join(lines), flush=True)
+
+
+def run_checks() -> None:
+    """Raises CommandError with the reasons not to start."""
+    level = "WARNING" if settings.PRODUCTION else "ERROR"
+    try:
+        call_command("check", deploy=settings.PRODUCTION, fail_level=level, stdout=io.StringIO())
+    except SystemCheckError as error:
+        raise CommandError(str(error)) from None
+
+
+def take_home(home: Path) -> IO[str]:
+    """Only one `up` for each home -> the lock; it goes with the processes that hold it, however they end."""
+    lock = (home / "up.lock").open("a+")
+    deadline = time.monotonic() + processes.STOP_SECONDS
+    while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CommandError(f"Another `up` runs in {settings.FANFARE_HOME}: stop it, or set FANFARE_HOME.") from None
-        if "REDIS_URL" not in os.environ and len(settings.REDIS_URL.removeprefix("unix://")) > SOCKET_PATH_MAX:
-            raise CommandError(f"The path of FANFARE_HOME is too long for a unix socket: {settings.FANFARE_HOME}")
-        return lock
-
-    def _check_port(self) -> None:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((settings.HOST, settings.PORT))
-            except OSError as error:
+            break
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read()
+            if Path("/proc", holder).is_dir() or time.monotonic() > deadline:  # Else it was killed: the rest is ending.
                 raise CommandError(
-                    f"{settings.HOST}:{settings.PORT} is not free ({error.strerror}): set PORT or HOST."
+                    f"Another `up` runs in {home} (process {holder}): stop it, or set FANFARE_HOME."
                 ) from None
+            time.sleep(0.1)
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
 
-    def _check_production(self) -> None:
+
+def check_port() -> None:
+    family = socket.AF_INET6 if ":" in settings.HOST else socket.AF_INET
+    try:
+        socket.create_server((settings.HOST, settings.PORT), family=family).close()
+    except (OSError, OverflowError) as error:
+        raise CommandError(
+            f"HOST {settings.HOST}, PORT {settings.PORT}: cannot listen there ({error}). Set PORT or HOST to others."
+        ) from None
+
+
+def prepare() -> list[str]:
+    """Database, static files and the first credentials -> the lines that tell about them."""
+    try:
+        call_command("migrate", verbosity=0, interactive=False)
+    except OperationalError as error:
+        raise CommandError(f"The database does not answer: check DATABASE_URL. {error}") from None
+    call_command("collectstatic", verbosity=0, interactive=False)
+    users = get_user_model().objects
+    if not users.filter(username=OPERATOR).exists():
+        users.create_superuser(OPERATOR, password=None)
+    lines = production_lines() if settings.PRODUCTION else development_lines()
+    for connection in connections.all():
+        connection.close()
+        if close_pool := getattr(connection, "close_pool", None):  # Of PostgreSQL: its threads do not go with forks.
+            close_pool()
+    return lines
+
+
+def development_lines() -> list[str]:
+    """The curl line works as it stands."""
+    base = address()
+    return [
+        f"Demo       {base}/demo/",
+        f"Dashboard  {login_link(OPERATOR, base)}",
+        "",
+        f"curl -H 'Authorization: Bearer {development_key()}' -H 'Content-Type: application/json' "
+        f"""-d '{{"to": {{"user": "bob"}}, "data": {{"text": "Hello, Bob"}}}}' {base}/api/notifications""",
+    ]
+
+
+def production_lines() -> list[str]:
+    """Without credentials: what is printed in production ends up in logs."""
+    return [
+        f"API        {address()}/api/docs",
+        f"Dashboard  manage.py loginlink {OPERATOR} --url https://{settings.ALLOWED_HOSTS[0]} prints a one-time link",
+        "API key    manage.py apikey create NAME",
+    ]
+
+
+def address() -> str:
+    """Where a client on this machine finds the service."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.HOST, settings.HOST)  # noqa: S104
+    return f"http://[{host}]:{settings.PORT}" if ":" in host else f"http://{host}:{settings.PORT}"
+
+
+def wait_until_ready() -> list[str] | None:
+    """Waits until requests are served, and for a moment until live events are -> what is wrong still; None = never."""
+    known = settings.ALLOWED_HOSTS[0].lstrip(".") if settings.ALLOWED_HOSTS else "localhost"
+    request = urllib.request.Request(f"{address()}/readyz", headers={"Host": known})  # noqa: S310 (our own address)
+    deadline = time.monotonic() + READY_SECONDS
+    patience = None
+    while time.monotonic() < deadline:
         try:
-            call_command("check", deploy=True, fail_level="WARNING")
-        except SystemCheckError as error:
-            raise CommandError(f"These settings are not safe for production.\n{error}") from None
-
-    def _make_operator(self) -> None:
-        users = get_user_model().objects
-        if not users.filter(username=OPERATOR).exists():
-            users.create_superuser(OPERATOR, password=None)
-
-    def _announce(self, started: float, key: str | None) -> None:
-        """Where to look, and what to try first; the curl line works as it stands."""
-        base = f"http://{settings.HOST}:{settings.PORT}"
-        lines = [""]
-        if key:
-            lines += [
-                f"  Demo       {base}/demo/",
-                f"  Dashboard  {login_link(OPERATOR, base)}",
-                "",
-                f"  curl -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\",
-                f"""    -d '{{"to": {{"user": "bob"}}, "data": {{"text": "Hello, Bob"}}}}' {base}/api/notifications""",
-            ]
-        else:
-            lines += ["  Dashboard  manage.py loginlink prints a one-time link", f"  API        {base}/api/docs"]
-        lines += ["", f"  ready in {time.monotonic() - started:.0f} s", ""]
-        print("\n".join(lines), flush=True)
+            with urllib.request.urlopen(request, timeout=5) as reply:  # noqa: S310
+                problems: list[str] = json.load(reply)["problems"]
+        except (OSError, ValueError):
+            time.sleep(0.1)
+            continue
+        patience = patience or time.monotonic() + BUS_SECONDS
+        if not problems or time.monotonic() > patience:
+            return problems
+        time.sleep(0.1)
+    return None
 
 
 def development_key() -> str:
@@ -126,8 +203,16 @@ def commands() -> dict[str, list[str]]:
 
 
 def environment() -> dict[str, str]:
-    """The children's environment: with several web processes, each counts into its own files of one folder."""
+    """The commands' environment: each process counts into its own files of one folder."""
     counts = settings.FANFARE_HOME / "metrics"
     shutil.rmtree(counts, ignore_errors=True)
     counts.mkdir()
-    return {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(counts), "PYTHONUNBUFFERED": "1"}
+    paths = [str(settings.BASE_DIR), *filter(None, [os.environ.get("PYTHONPATH")])]
+    calm = {} if settings.PRODUCTION else {"PYTHONWARNINGS": "ignore:You're running the worker with superuser"}
+    return {
+        **calm,
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+        "PROMETHEUS_MULTIPROC_DIR": str(counts),
+    }
