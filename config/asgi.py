@@ -6,11 +6,12 @@ from typing import cast
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 
-from config.limits import bounded
+from config.limits import bounded, queued
 from realtime.asgi import Application, Receive, Scope, Send
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-django_application = bounded(cast(Application, get_asgi_application()), settings.BATCH_MAX_BYTES)
+_at_work = queued(cast(Application, get_asgi_application()), settings.REQUESTS_AT_ONCE)
+django_application = bounded(_at_work, settings.BATCH_MAX_BYTES)
 
 from realtime import runtime  # noqa: E402
 from realtime.consumers import LiveConsumer  # noqa: E402

@@ -1,9 +1,11 @@
-"""A bound on request bodies, before anything reads them: Django would spool whatever comes to disk."""
+"""Bounds in front of Django: on bodies, which it would spool to disk, and on requests, which get a thread each."""
 
+import asyncio
 from typing import Any
 
 import msgspec
 
+from realtime import metrics
 from realtime.asgi import Application, Receive, Scope, Send
 
 
@@ -30,10 +32,72 @@ def bounded(application: Application, most: int) -> Application:
     return guarded
 
 
+WAIT_SECONDS = 2.0
+PROBES = {"/livez", "/readyz", "/metrics"}  # They say how it is, also when there is too much to do.
+
+
+class _Busy(Exception):
+    pass
+
+
+def queued(application: Application, at_once: int) -> Application:
+    """The HTTP application, but only so many requests are at work at once; others wait, then are answered with 503.
+
+    Each has a thread and a database connection, and a crowd of them gets less done: SQLite's lock is not fair. One is
+    at work from when its body is here until its reply begins: clients that are slow keep nobody waiting.
+    """
+    places = asyncio.Semaphore(at_once)
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        entered = left = False
+
+        async def entering() -> dict[str, Any]:
+            nonlocal entered
+            message = await receive()
+            if not entered and message["type"] == "http.request" and not message.get("more_body"):
+                await _take(places)
+                entered = True
+            return message
+
+        def leave() -> None:
+            nonlocal left
+            if entered and not left:
+                left = True
+                places.release()
+
+        async def leaving(message: dict[str, Any]) -> None:
+            leave()
+            await send(message)
+
+        if scope["path"] in PROBES:
+            await application(scope, receive, send)
+            return
+        try:
+            await application(scope, entering, leaving)
+        except _Busy:
+            await _reply(send, 503, "busy", "The server has too much to do: try again.", (b"retry-after", b"1"))
+        finally:
+            leave()
+
+    return guarded
+
+
+async def _take(places: asyncio.Semaphore) -> None:
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            await places.acquire()
+    except TimeoutError:
+        metrics.refused.labels("busy").inc()
+        raise _Busy from None
+
+
 async def _refuse(send: Send, most: int) -> None:
-    body = msgspec.json.encode(
-        {"error": {"code": "too_large", "message": f"A body has at most {most} bytes (BATCH_MAX_BYTES)."}}
-    )
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    text = f"A body has at most {most} bytes (BATCH_MAX_BYTES)."
+    await _reply(send, 413, "too_large", text, (b"connection", b"close"))
+
+
+async def _reply(send: Send, status: int, code: str, text: str, header: tuple[bytes, bytes]) -> None:
+    body = msgspec.json.encode({"error": {"code": code, "message": text}})
+    headers = [(b"content-type", b"application/json"), header]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

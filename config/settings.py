@@ -235,6 +235,8 @@ QUERY_CREDENTIALS = env.bool("QUERY_CREDENTIALS", default=True)
 
 # --- Web ------------------------------------------------------------------------------------------
 
+REQUESTS_AT_ONCE = env.int("REQUESTS_AT_ONCE", default=8)
+
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "accounts.authentication.BearerAuthentication",

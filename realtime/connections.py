@@ -14,6 +14,7 @@ from realtime.frames import Encoding, bare_bodies, stream_blocks, websocket_fram
 from realtime.protocol import CloseCode, closed
 
 SEND_TIMEOUT = 10.0  # Seconds that a client may take to make room for one write.
+BEHIND_BYTES = 64 * 1024  # From here a reader gets no state update but the newest.
 BEHIND_SECONDS = 10.0  # A reader that lacks what was written so long ago is too slow.
 
 
@@ -36,6 +37,7 @@ class Connection(ABC):
         self.closed = False
         self._max_backlog = max_backlog
         self._too_slow = False
+        self._newest: dict[str, Any] = {}
         self._written = 0
         self._mark = (0.0, 0)  # A time, and what was written until then.
 
@@ -46,6 +48,25 @@ class Connection(ABC):
 
     @abstractmethod
     def write(self, data: Any) -> None: ...
+
+    def write_newest(self, topic: str, data: Any) -> None:
+        """Writes a state update, or keeps it until the reader has caught up: the newest of each topic only."""
+        if self.behind():
+            if topic in self._newest:
+                metrics.drops.labels("superseded").inc()
+            self._newest[topic] = data
+        else:
+            self.write(data)
+
+    def caught_up(self) -> None:
+        """The reader has taken what was waiting: now the state of the topics that went on meanwhile."""
+        newest, self._newest = self._newest, {}
+        for data in newest.values():
+            self.write(data)
+
+    def behind(self) -> bool:
+        """Whether so much waits for the reader that state updates are kept back; `caught_up` is called after it."""
+        return False
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Ends the connection, once; later writes go nowhere."""
@@ -86,10 +107,16 @@ class DirectConnection(Connection):
         max_backlog: int,
         write: Callable[[bytes], None],
         backlog: Callable[[], int],
+        behind: Callable[[], bool],
+        when_drained: Callable[[Callable[[], None]], None],
         close: Callable[[int, str], None],
     ) -> None:
         super().__init__(user=user, max_backlog=max_backlog)
-        self._write, self._backlog, self._close = write, backlog, close
+        self._write, self._backlog, self._behind, self._close = write, backlog, behind, close
+        when_drained(self.caught_up)
+
+    def behind(self) -> bool:
+        return self._behind()
 
     def write(self, data: bytes) -> None:
         if self.closed:
@@ -128,6 +155,9 @@ class QueuedConnection(Connection):
         if self._waiting > len(data):  # Some of what came before is still here.
             self._check_pace(self._waiting)
 
+    def behind(self) -> bool:
+        return self._waiting > BEHIND_BYTES
+
     def _end(self, code: CloseCode, reason: str) -> None:
         self._last = code, reason
         self._ready.set()
@@ -145,6 +175,8 @@ class QueuedConnection(Connection):
                 self._ready.clear()
                 while self._outbox:
                     await self._flush()
+                    if self._newest and not self.behind():
+                        self.caught_up()
                 if self._last:
                     await self._put(self._goodbye(*self._last))
                     return

@@ -14,7 +14,8 @@ class Event:
     """What travels: a message of a log (epoch and offset), or an ephemeral notice (neither).
 
     `body` is the JSON object that clients see, encoded. `exclude` names users who must not get it. `recalls` is the
-    offset of a message that no longer counts. Times are epoch seconds.
+    offset of a message that no longer counts. `state`: it replaces earlier ones of its topic, so a reader who is
+    behind gets the newest only. Times are epoch seconds.
     """
 
     topic: str
@@ -24,6 +25,7 @@ class Event:
     exclude: frozenset[str] = frozenset()
     recalls: int | None = None
     expires_at: float | None = None
+    state: bool = False
     published_at: float = field(default_factory=time.time)
 
     def pack(self) -> list[Any]:
@@ -35,13 +37,14 @@ class Event:
             list(self.exclude),
             self.recalls,
             self.expires_at,
+            self.state,
             self.published_at,
         ]
 
     @classmethod
     def unpack(cls, topic: str, packed: Sequence[Any]) -> "Event":
-        body, epoch, offset, exclude, recalls, expires_at, published_at = packed
-        return cls(topic, body, epoch, offset, frozenset(exclude), recalls, expires_at, published_at)
+        body, epoch, offset, exclude, recalls, expires_at, state, published_at = packed
+        return cls(topic, body, epoch, offset, frozenset(exclude), recalls, expires_at, state, published_at)
 
 
 def websocket_frames(bodies: Sequence[bytes]) -> bytes:

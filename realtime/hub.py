@@ -434,7 +434,7 @@ class Hub:
 
 def fan_out(connections: Iterable[Connection], events: Sequence[Event]) -> None:
     """Writes events to every connection that may see them, each encoding made once."""
-    if any(event.exclude for event in events):
+    if any(event.exclude or event.state for event in events):
         for event in events:
             _write([c for c in connections if c.user not in event.exclude], [event])
     else:
@@ -444,7 +444,7 @@ def fan_out(connections: Iterable[Connection], events: Sequence[Event]) -> None:
 
 
 def _write(connections: Iterable[Connection], events: Sequence[Event]) -> None:
-    bodies = [event.body for event in events]
+    bodies, state = [event.body for event in events], events[0].state
     made: dict[Encoding, object] = {}
     count = 0
     # A copy: a connection that turns out to be too slow leaves its topics while we go through them.
@@ -453,7 +453,10 @@ def _write(connections: Iterable[Connection], events: Sequence[Event]) -> None:
         if encoding not in made:
             made[encoding] = encoding(bodies)
         try:
-            connection.write(made[encoding])
+            if state:
+                connection.write_newest(events[0].topic, made[encoding])
+            else:
+                connection.write(made[encoding])
         except Exception:  # Whatever broke there: the others get the events, and this one comes back for them.
             metrics.drops.labels("broken_connection").inc(len(events))
             asyncio.get_running_loop().call_soon(connection.close, CloseCode.UNAVAILABLE, "try again soon")

@@ -42,16 +42,18 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
             names, refused = _topics(scope, principal)
             resumed_from = admission.headers_of(scope).get("last-event-id") or admission.query_of(scope).get("since")
             since = _parse_place(resumed_from)
+            entered: dict[str, Since] = {}  # Who is sent away while catching up comes back to here.
             connection = StreamConnection(
                 user=principal.user,
                 max_backlog=settings.OUTBOX_MAX_BYTES,
                 send=send,
                 abort=lambda: task and task.cancel(),
-                place=lambda: place(hub.places(connection)),
+                place=lambda: place(entered | hub.places(connection)),
             )
             hub, gate = runtime.current().hub, runtime.current().gate
             try:
                 subscriptions = await _subscribe(hub, connection, names, since)
+                entered |= {one.topic: Since(one.epoch, one.offset) for one in subscriptions}
                 started = True
                 await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
                 connection.send(*_greeting(connection, principal, subscriptions, since), *refused)
@@ -79,19 +81,22 @@ async def poll(scope: Scope, receive: Receive, send: Send) -> None:
             query = admission.query_of(scope)
             wait = _wait(query.get("wait"))
             since = _parse_place(query.get("since"))
+            entered: dict[str, Since] = {}
             connection = PollConnection(
                 user=principal.user,
                 max_backlog=settings.OUTBOX_MAX_BYTES,
-                place=lambda: place(hub.places(connection)),
+                place=lambda: place(entered | hub.places(connection)),
             )
             hub, gate = runtime.current().hub, runtime.current().gate
             try:
                 subscriptions = await _subscribe(hub, connection, names, since)
+                entered |= {one.topic: Since(one.epoch, one.offset) for one in subscriptions}
                 for found in subscriptions:
                     connection.send(*(event.body for event in found.missed))
                     if not found.recovered:
                         connection.send(_subscribed(found))
-                connection.send(*refused)
+                if since.keys() != set(names):  # Once is enough, or the next poll would not wait.
+                    connection.send(*refused)
                 hub.go_live(connection, subscriptions)
                 gate.connections.add(connection)
                 if not connection.events and since.keys() >= set(names):
@@ -127,7 +132,7 @@ def _parse_place(text: str | None) -> dict[str, Since]:
 def _wait(text: str | None) -> float:
     if text is None:
         return POLL_SECONDS
-    if not text.isascii() or not text.isdigit() or int(text) > POLL_MAX_SECONDS:
+    if len(text) > 2 or not text.isascii() or not text.isdigit() or int(text) > POLL_MAX_SECONDS:
         raise ApiError(400, "malformed", f"wait: whole seconds from 0 to {POLL_MAX_SECONDS}.")
     return int(text)
 
@@ -228,6 +233,8 @@ async def refuse(send: Send, error: Unauthenticated | ApiError) -> None:
     if isinstance(error, Unauthenticated):
         error = ApiError(401, "unauthenticated", str(error))
     headers = [(b"www-authenticate", b"Bearer")] if error.status == 401 else []
+    if error.status == 405:
+        headers.append((b"allow", b"GET"))
     if error.retry_after is not None:
         headers.append((b"retry-after", str(error.retry_after).encode()))
     await reply(send, error.status, msgspec.json.encode({"error": error.as_dict()}), headers)

@@ -2,12 +2,16 @@
 
 `uvicorn --ws realtime.uvicorn_protocol:FrameProtocol --http realtime.uvicorn_protocol:PromptHttpProtocol`
 
-The extension `websocket.frames` in the scope has three verbs: `write(bytes)` puts finished frames on the transport
-without waiting, `backlog()` says how many bytes the client has not taken, `close(code, reason)` ends the connection
-also when its reader is stuck.
+The extension `websocket.frames` in the scope: `write(bytes)` puts finished frames on the transport without waiting,
+`backlog()` says how many bytes the client has not taken, `behind()` whether they are more than the transport's high
+water mark, `when_drained(function)` has the function called when they are few again, `close(code, reason)` ends the
+connection also when its reader is stuck.
 """
 
 import asyncio
+import socket
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -15,16 +19,37 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 from websockets.http11 import Request
 
+from realtime import metrics
+
 CLOSE_SECONDS = 3.0  # For a client to take what is on its way, and to answer the close frame.
 HEADER_SECONDS = 10.0  # For a client to send the head of a request.
+HEADER_BYTES = 64 * 1024  # Of such a head.
+STUCK_SECONDS = 20.0  # For a client to take anything of what is on its way; beyond, the kernel ends the connection.
 PINGS_PER_SECOND, PINGS_BURST = 1, 30
 MAX_FRAGMENTS = 256  # Of one message; empty ones cost no size.
 
-POLICY_VIOLATION, INVALID_DATA = 1008, 1007
+INVALID_DATA, POLICY_VIOLATION, KEEPALIVE_TIMEOUT = 1007, 1008, 1011
+
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class FrameProtocol(WebSocketsSansIOProtocol):
     _pings_full_at = 0.0
+    _drained: Callable[[], None] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated and not self.handshake_complete:
+            self.transport.abort()  # RFC 6455 §4.1: before it is answered, a client sends nothing; Uvicorn would fail.
+            return
+        super().data_received(data)
+        if self.conn.handshake_exc and not self.handshake_initiated:
+            self._refuse_handshake()
+
+    def _refuse_handshake(self) -> None:
+        """The head came through HTTP's parser but not through this one: Uvicorn would keep silent, for ever."""
+        answer = b"".join(self.conn.data_to_send())
+        self.transport.write(answer or b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        self.transport.close()
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
@@ -32,6 +57,8 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             scope["extensions"]["websocket.frames"] = {
                 "write": self.write_frames,
                 "backlog": self.transport.get_write_buffer_size,
+                "behind": lambda: not self.writable.is_set(),
+                "when_drained": self.when_drained,
                 "close": self.close_frames,
             }
 
@@ -39,6 +66,14 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         # uvloop raises when the client has reset the connection, and its `disconnect` is still on the way.
         if not self.close_sent and not self.transport.is_closing():
             self.transport.write(frames)
+
+    def when_drained(self, function: Callable[[], None]) -> None:
+        self._drained = function
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._drained:
+            self._drained()
 
     def close_frames(self, code: int, reason: str) -> None:
         if self.close_sent or self.transport.is_closing():
@@ -63,13 +98,13 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         self._pings_full_at = max(self._pings_full_at, now) + 1 / PINGS_PER_SECOND
         if self._pings_full_at - now > PINGS_BURST / PINGS_PER_SECOND:
             self.conn.data_to_send()  # The pong that was made.
-            self.close_frames(POLICY_VIOLATION, "too many pings")
+            self._violation(POLICY_VIOLATION, "too many pings")
         else:
             super().handle_ping()
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) >= MAX_FRAGMENTS:
-            self.close_frames(POLICY_VIOLATION, "too many fragments")
+            self._violation(POLICY_VIOLATION, "too many fragments")
         else:
             super().handle_cont(event)
 
@@ -79,24 +114,63 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             try:
                 b"".join(self.frames).decode()
             except UnicodeDecodeError:
-                self.close_frames(INVALID_DATA, "invalid UTF-8")
+                self._violation(INVALID_DATA, "invalid UTF-8")
                 return
         super().send_receive_event_to_app()
 
+    def _violation(self, code: int, reason: str) -> None:
+        if not self.close_sent:
+            metrics.closes.labels(code).inc()
+        self.close_frames(code, reason)
+
+    def handle_parser_exception(self) -> None:
+        if not self.close_sent and self.conn.close_sent:
+            metrics.closes.labels(int(self.conn.close_sent.code)).inc()
+        super().handle_parser_exception()
+
+    def keepalive_timeout(self) -> None:
+        """A client that takes nothing holds up the end of the connection, too, and nobody would be told."""
+        if not self.close_sent and not self.transport.is_closing():
+            metrics.closes.labels(KEEPALIVE_TIMEOUT).inc()
+            self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+        super().keepalive_timeout()
+
 
 class PromptHttpProtocol(HttpToolsProtocol):
-    """Ends connections that do not send the head of their request within HEADER_SECONDS."""
+    """Ends connections whose client is slow: with the head of a request, or to take what it is sent."""
 
     _head_timer: asyncio.TimerHandle | None = None
+    _head_size = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+        self._await_head()
+        with suppress(AttributeError, OSError):  # Not this kind of system, not this kind of socket.
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STUCK_SECONDS * 1000))
+
+    def data_received(self, data: bytes) -> None:
+        awaited = self._head_timer
+        super().data_received(data)
+        if awaited and self._head_timer is awaited:  # The head is not whole yet.
+            self._head_size += len(data)
+            if self._head_size > HEADER_BYTES and not self.transport.is_closing():
+                metrics.refused.labels("large_head").inc()
+                self.transport.write(TOO_LARGE)
+                self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+            self._await_head()
+
+    def _await_head(self) -> None:
+        self._head_size = 0
+        self._head_timer = self.loop.call_later(HEADER_SECONDS, self._too_late)
+
+    def _too_late(self) -> None:
+        metrics.refused.labels("slow_head").inc()
+        self.transport.abort()
 
     def on_headers_complete(self) -> None:
         self._stop_timer()
@@ -112,14 +186,21 @@ class PromptHttpProtocol(HttpToolsProtocol):
             self._head_timer = None
 
 
-_USED = {"scope", "transport", "conn", "queue", "close_sent", "close_timer", "read_paused", "loop", "frames"}
+_USED = {"scope", "transport", "conn", "queue", "close_sent", "close_timer", "read_paused", "loop", "frames", "writable"}
 
 
 def fits(protocol: Any = WebSocketsSansIOProtocol) -> bool:
     """Whether the installed Uvicorn still has what FrameProtocol builds on; without it, hubs use ASGI's `send`."""
     names = set(protocol.__init__.__code__.co_names) | set(protocol.handle_connect.__code__.co_names)
     return names >= _USED and all(
-        hasattr(protocol, name) for name in ("handle_ping", "handle_cont", "send_receive_event_to_app")
+        hasattr(protocol, name)
+        for name in (
+            "handle_ping",
+            "handle_cont",
+            "send_receive_event_to_app",
+            "handle_parser_exception",
+            "keepalive_timeout",
+        )
     )
 
 

@@ -47,6 +47,8 @@ static void fan_out(const char *text, size_t size)
 {
     static char frame[65536 + 4] = {(char)0x81};
     size_t head = size < 126 ? 2 : 4;
+    if (size > 65535)
+        return;
     frame[1] = (char)(size < 126 ? size : 126);
     if (head == 4) {
         frame[2] = (char)(size >> 8);

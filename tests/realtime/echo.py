@@ -3,6 +3,8 @@
 Texts go back the way events do, as finished frames; binary messages by ASGI's `send`.
 """
 
+import asyncio
+
 from realtime.asgi import Receive, Scope, Send
 from realtime.frames import websocket_frames
 
@@ -16,6 +18,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.body"})
     else:
         await receive()
+        if scope["query_string"] == b"slow":
+            await asyncio.sleep(1)
         await send({"type": "websocket.accept"})
         write = scope["extensions"]["websocket.frames"]["write"]
         while (message := await receive())["type"] == "websocket.receive":

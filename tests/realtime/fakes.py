@@ -196,7 +196,7 @@ class Recorder(Connection):
         self.code: CloseCode | None = None
 
     @staticmethod
-    def encoding(bodies: Sequence[bytes]) -> Sequence[bytes]:  # type: ignore[override]
+    def encoding(bodies: Sequence[bytes]) -> Sequence[bytes]:
         Recorder.encodings += 1
         return list(bodies)
 

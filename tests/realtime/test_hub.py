@@ -738,6 +738,8 @@ async def test_a_slow_reader_is_closed_and_the_others_go_on() -> None:
         max_backlog=500,
         write=unread.extend,
         backlog=lambda: len(unread),
+        behind=lambda: False,
+        when_drained=lambda _: None,
         close=lambda code, _reason: closed.append(code),
     )
     world.hub.go_live(slow, await world.hub.subscribe(slow, {"all": None}))

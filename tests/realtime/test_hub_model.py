@@ -8,7 +8,7 @@ once and in order, from where it began or was told to reload.
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -383,10 +383,8 @@ class World(RuleBasedStateMachine):
         self.loop.run_until_complete(main())
 
     async def _check(self, names: list[str], *, doubt: bool = False) -> None:
-        try:
+        with suppress(ConnectionError):
             await self.hub.check(names, doubt=doubt)
-        except ConnectionError:
-            pass
 
     async def _check_positions(self) -> None:
         while True:
@@ -520,6 +518,6 @@ MUTANTS: list[type[Hub]] = [
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_the_model_finds_a_planted_bug(mutant: type[Hub]) -> None:
-    machine: Callable[[], World] = type(mutant.__name__, (World,), {"hub_class": mutant})
+    machine = type(mutant.__name__, (World,), {"hub_class": mutant})
     with small_bounds(), pytest.raises(AssertionError):
         run_state_machine_as_test(machine, settings=settings(RUN, phases=[Phase.generate], print_blob=False))
