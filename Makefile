@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test check requirements clean
+.PHONY: help run test faults check requirements clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_COMPILE := .venv/bin/pip-compile --quiet --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links \
@@ -20,6 +20,11 @@ test: .venv/installed-dev ## Every test, on SQLite and on PostgreSQL
 	@scripts/browser
 	@FANFARE_TEST_DATABASE=sqlite .venv/bin/python -m pytest -n 4 --dist worksteal
 	@FANFARE_TEST_DATABASE=postgres .venv/bin/python -m pytest -n 4 --dist worksteal -m 'not any_database'
+
+faults: .venv/installed-dev ## Every fault under load, on both databases: a quarter of an hour
+	@status=0; for database in sqlite postgres; do \
+		FANFARE_FAULTS=all FANFARE_TEST_DATABASE=$$database .venv/bin/python -m pytest tests/faults/test_faults.py -q -s \
+		|| status=1; done; exit $$status
 
 check: .venv/installed-dev ## Style, types, layers, schema, migrations, deployment
 	@.venv/bin/ruff check .

@@ -57,15 +57,14 @@ class Gate:
         if self.draining:
             metrics.refused.labels("draining").inc()
             raise ApiError(503, "draining", "This process is shutting down: come back.", retry_after=1)
-        if self.inside >= settings.CONNECTIONS_PER_PROCESS:
-            metrics.refused.labels("process_full").inc()
-            raise ApiError(503, "process_full", "This process is full (CONNECTIONS_PER_PROCESS).", retry_after=5)
+        self._find_room()
         if not self.handshakes.take():
             metrics.refused.labels("handshake_rate").inc()
             raise ApiError(503, "too_many_handshakes", "Too many at once (HANDSHAKES_PER_SECOND).", retry_after=2)
 
     def enter(self, user: str | None) -> None:
         """Once it is known who it is; `leave` takes it back. Services have no limit of their own."""
+        self._find_room()  # Others came in meanwhile.
         if user is not None:
             if self.users[user] >= settings.CONNECTIONS_PER_USER:
                 metrics.refused.labels("user_full").inc()
@@ -77,6 +76,11 @@ class Gate:
                 )
             self.users[user] += 1
         self.inside += 1
+
+    def _find_room(self) -> None:
+        if self.inside >= settings.CONNECTIONS_PER_PROCESS:
+            metrics.refused.labels("process_full").inc()
+            raise ApiError(503, "process_full", "This process is full (CONNECTIONS_PER_PROCESS).", retry_after=5)
 
     def leave(self, user: str | None) -> None:
         self.inside -= 1
@@ -103,6 +107,7 @@ async def identify(scope: Scope) -> Principal:
     except (Unauthenticated, ApiError):
         raise
     except Exception as error:
+        metrics.refused.labels("unavailable").inc()
         raise ApiError(503, "unavailable", "Who you are cannot be looked up now: try again.", retry_after=2) from error
 
 

@@ -186,7 +186,18 @@ class PromptHttpProtocol(HttpToolsProtocol):
             self._head_timer = None
 
 
-_USED = {"scope", "transport", "conn", "queue", "close_sent", "close_timer", "read_paused", "loop", "frames", "writable"}
+_USED = {
+    "scope",
+    "transport",
+    "conn",
+    "queue",
+    "close_sent",
+    "close_timer",
+    "read_paused",
+    "loop",
+    "frames",
+    "writable",
+}
 
 
 def fits(protocol: Any = WebSocketsSansIOProtocol) -> bool:

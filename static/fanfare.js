@@ -1,5 +1,6 @@
 /**
- * The browser client of Fanfare: one live connection that comes back by itself and goes on where it stopped.
+ * The browser client of Fanfare: one live connection that comes back by itself and goes on where it stopped. Where a
+ * WebSocket does not get through, it is an event stream, or else a long poll.
  *
  *     import { connect } from "/static/fanfare.js";
  *
@@ -10,58 +11,49 @@
  *
  * Every stored message of a topic arrives once and in order. Where that cannot be kept, `reset` says so: load the
  * topic again; the client goes on from there. `data` is what someone else wrote: show it as text, never as HTML.
- *
- * Where a WebSocket does not get through, server-sent events take its place, then long poll, with the same promises.
+ * docs/protocol.md shows what a message has.
  *
  * @typedef {{epoch: string | null, offset: number}} Position  A place in a topic; epoch null: nothing there yet.
  *
+ * @typedef {"websocket" | "stream" | "poll"} Way
+ *
  * @typedef {object} Options
- * @property {string | URL} [url]  Where the socket is: `/ws/` on this host unless given; `../api/` is beside it.
+ * @property {string | URL} [url]  Where the socket is: `/ws/` on this host unless given. `../api/` is beside it.
  * @property {string} [token]  A credential for every attempt; or
  * @property {() => string | Promise<string>} [getToken]  gets a fresh one before each. Without: the page's session.
  * @property {string[] | Record<string, Position | null>} [topics]  Instead of the server's default topics; with a
  *   position, what came after it is sent first.
- * @property {Way[]} [transports]  The ways to try, best first; all three unless given.
- *
- * @typedef {"websocket" | "stream" | "poll"} Way
- *
- * @typedef {object} Message  `detail` of `message`.
- * @property {string} topic
- * @property {number | null} offset  null: not stored, seen only by who is connected.
- * @property {string} id
- * @property {string} type
- * @property {*} data
- * @property {string} created_at
- * @property {string} [expires_at]
- * @property {string} [sender]  The user who published it, set by the server; absent when an application did.
+ * @property {Way[]} [transports]  The ways to try, best first.
  *
  * @typedef {object} State  `detail` of `state`, and `client.state`.
  * @property {"connecting" | "online" | "offline" | "closed"} state  After `closed` nothing more comes.
- * @property {Way} transport  The way that this is about.
+ * @property {Way} transport
  * @property {number} [retryAt]  offline: when the next attempt is due, in milliseconds since 1970.
  * @property {number} [code]  offline, closed: the close code; 0 where the client gave up the connection itself.
  * @property {string} [reason]  offline, closed: in words.
  *
- * @callback Transport  Opens one connection.
- * @param {URL} url  Of the socket.
+ * @typedef {{send: (text: string) => unknown, close: () => void}} Link  `send` takes a JSON frame; true: its answer
+ *   comes by `on.answer`, also when the link is gone.
+ *
+ * @callback Transport  Opens a link. Its `frame` is an event, or just a sign of life; its `closed` may say how long not
+ *   to come back.
+ * @param {URL} url  The socket's.
  * @param {string} token
- * @param {Ears} on
+ * @param {{
+ *   frame: (frame?: *) => void,
+ *   closed: (code: number, reason: string, wait?: number) => void,
+ *   answer: (ref: unknown, answer: object) => void,
+ *   wants: () => {topics: Topics, defaults: boolean},
+ *   getToken: () => Promise<string>,
+ * }} on
  * @returns {Link}
  *
- * @typedef {object} Link
- * @property {(text: string) => unknown} send  Takes one JSON frame. True when its answer will come by `on.answer`.
- * @property {() => void} close
+ * @typedef {Map<string, Position | undefined>} Topics  And from where.
  *
- * @typedef {object} Ears  What a transport tells, and asks. After `closed` nobody listens to the connection any more.
- * @property {(frame: *) => void} frame
- * @property {() => void} alive  There was a sign of life.
- * @property {(code: number, reason: string, wait?: number) => void} closed  `wait`: milliseconds until it may return.
- * @property {(ref: unknown, answer: object) => void} answer  Counts also when the connection is gone.
- * @property {() => Wants} wants
- * @property {() => Promise<string>} token  Gets a fresh credential.
- *
- * @typedef {{topics: Map<string, Position | undefined>, defaults: boolean}} Wants  The topics, and from where;
- *   `defaults`: those that the server chooses, too.
+ * @callback Listen  Rejects with the reason when it ends.
+ * @param {Requests} requests
+ * @param {AbortSignal} signal
+ * @returns {Promise<void>}
  */
 
 const BACKOFF_BASE = 500; // Milliseconds, like all times here.
@@ -69,23 +61,19 @@ const BACKOFF_CAP = 30_000;
 const STAYED_UP = 10_000; // A connection that lived this long starts the back-off anew.
 const QUIET = 30_000;
 const PATIENCE = 10_000;
-const MISSES = 2; // Attempts in a row that get no answer, before another way is tried.
-const BETTER = 15_000; // After that a better way is tried again, then after twice as long,
-const BETTER_CAP = 300_000; // up to this.
+const MISSES = 2; // Attempts in a row, until another way is tried.
+const BETTER = 15_000; // Then a better way is tried again, and each time after twice as long.
+const BETTER_CAP = 300_000;
 const SILENT = 20_000; // A stream says something every 15 s.
 const WAIT = 25; // Seconds that a poll waits.
 const PACE = 100; // Between two polls.
 const PASSING = new Set(["busy", "unavailable"]); // What the server refuses only for now.
 const ABOUT_TOPICS = new Set(["denied", "malformed_topic"]);
-const UNAVAILABLE = 4410; // Close codes, as the socket has them.
-const TOKEN_EXPIRED = 4401;
-const BAD_FRAMES = 4500;
-const UNAUTHENTICATED = 4501;
+const EXPIRED = 4401;
 const MAX_TOPICS = 1000;
 const MAX_REQUESTS = 100;
 const MAX_IDS = 1000;
-const MAX_TEXT = 4_194_304; // Characters of an event or a reply.
-const MEMORY = "fanfare.transport"; // In the session's storage: the way that worked.
+const MAX_TEXT = 4_194_304; // Characters of an event or reply.
 
 /**
  * Connects, and stays connected until `close()` or until the server says not to come back.
@@ -104,9 +92,6 @@ export class FanfareError extends Error {
   }
 }
 
-/** @type {{link: Link | null, way?: Way, timer?: *}} */
-const NO_SPARE = { link: null };
-
 /** Dispatches `message`, `recalled`, `reset`, `state` and `error`, each a CustomEvent with its `detail`. */
 class Client extends EventTarget {
   /** @type {State} */
@@ -117,7 +102,7 @@ class Client extends EventTarget {
   #requests = new Map();
   /** @type {Set<string>} The last messages without an offset. */
   #ids = new Set();
-  /** @type {ReturnType<Transport> | null} */
+  /** @type {Link | null} */
   #link = null;
   #ref = 0;
   #failures = 0;
@@ -125,11 +110,13 @@ class Client extends EventTarget {
   /** @type {*} The next attempt, or the end of patience with this connection. */
   #timer;
 
-  #spare = NO_SPARE; // A better way, while it is tried beside the one that works.
-  /** @type {*} When a better way will be tried. */
+  /** @type {Link | null} By a better way, while that is tried beside the one that works. */
+  #spare = null;
+  /** @type {*} The next trial, or the end of patience with this one. */
   #later;
   #trials = 0;
   #misses = 0;
+  #turns = 0; // From way to way, without getting through.
 
   #options;
   #defaults;
@@ -146,7 +133,7 @@ class Client extends EventTarget {
     this.#defaults = !topics; // Until the server's `welcome` has named them.
     this.#ways = (transports ?? [...TRANSPORTS.keys()]).filter((way) => TRANSPORTS.has(way));
     if (!this.#ways.length) throw new TypeError("transports: websocket, stream, poll.");
-    this.#way = this.#next = this.#ways.find((way) => way === remembered()) ?? this.#ways[0];
+    this.#way = this.#next = this.#ways.find((way) => way === memory()) ?? this.#ways[0];
     const named = Array.isArray(topics) ? topics.map((topic) => [topic, null]) : Object.entries(topics ?? {});
     for (const [topic, at] of named) this.#topics.set(topic, position(at));
     this.#state = { state: "connecting", transport: this.#way };
@@ -201,7 +188,7 @@ class Client extends EventTarget {
     this.#way = this.#next;
     this.#become({ state: "connecting" });
     try {
-      const token = await this.#credential();
+      const token = await this.#getToken();
       if (this.#state.state === "closed") return;
       this.#link = this.#dial(this.#way, token);
       this.#await(() => this.#lost(0, "The server does not answer."), PATIENCE);
@@ -211,7 +198,7 @@ class Client extends EventTarget {
     }
   }
 
-  async #credential() {
+  async #getToken() {
     const { token, getToken } = this.#options;
     return (getToken ? await inTime(getToken()) : token) ?? "";
   }
@@ -223,17 +210,16 @@ class Client extends EventTarget {
     const inUse = () => link !== null && link === this.#link;
     link = /** @type {Transport} */ (TRANSPORTS.get(way))(this.#url(), token, {
       frame: (frame) => {
-        if (frame?.event === "welcome" && link === this.#spare.link) this.#improve();
+        if (link === this.#spare && frame?.event === "welcome") this.#improve(way);
         if (inUse()) this.#receive(frame);
       },
-      alive: () => inUse() && this.#alive(),
       closed: (code, reason, wait) => {
         if (inUse()) this.#lost(code, reason, wait);
-        else if (link === this.#spare.link) this.#dropSpare();
+        else if (link === this.#spare) this.#plan();
       },
       answer: (ref, answer) => this.#settle(ref, answer),
       wants: () => this.#wants(spare && !inUse()),
-      token: () => this.#credential(),
+      getToken: () => this.#getToken(),
     });
     return link;
   }
@@ -242,7 +228,7 @@ class Client extends EventTarget {
     return new URL(this.#options.url ?? "/ws/", location.href);
   }
 
-  /** A spare link wants nothing yet: while it is tried, the positions move on. @returns {Wants} */
+  /** A spare link wants nothing yet: while it is tried, the positions move on. */
   #wants(/** @type {boolean} */ spare) {
     const names = spare ? [] : [...this.#topics.keys()];
     return { topics: new Map(names.map((topic) => [topic, this.#since(topic)])), defaults: this.#defaults };
@@ -278,33 +264,29 @@ class Client extends EventTarget {
     const way = this.#way;
     if (++this.#misses < MISSES || !(await isThere(this.#url())) || this.#misses < MISSES) return;
     this.#misses = 0;
+    this.#failures = ++this.#turns;
     this.#next = this.#ways[(this.#ways.indexOf(way) + 1) % this.#ways.length];
   }
 
   /** On a lesser way: tries the better ones after a while, one after the other. */
   #plan() {
-    clearTimeout(this.#later);
+    this.#forgetSpare();
     const better = this.#ways.slice(0, this.#ways.indexOf(this.#way));
-    if (!better.length) this.#trials = 0;
-    else this.#later = setTimeout(() => this.#try(better), Math.min(BETTER_CAP, BETTER * 2 ** this.#trials));
+    if (!better.length) return (this.#trials = 0);
+    const delay = Math.min(BETTER_CAP, BETTER * 2 ** this.#trials);
+    this.#later = setTimeout(() => this.#try(better[this.#trials++ % better.length]), delay);
   }
 
-  async #try(/** @type {Way[]} */ better) {
-    const way = better[this.#trials++ % better.length];
-    this.#plan();
-    try {
-      const token = await this.#credential();
-      if (this.#state.state !== "online" || this.#spare.link || this.#way === way) return;
-      this.#spare = { link: this.#dial(way, token, true), way, timer: setTimeout(() => this.#dropSpare(), PATIENCE) };
-    } catch {
-      // Another time.
-    }
+  async #try(/** @type {Way} */ way) {
+    const trial = (this.#later = setTimeout(() => this.#plan(), PATIENCE));
+    const token = await this.#getToken().catch(() => null);
+    if (token !== null && trial === this.#later) this.#spare = this.#dial(way, token, true);
   }
 
   /** The better way has answered: it is the way now, and goes on from the positions as they are. */
-  #improve() {
-    const { link, way = this.#way } = this.#spare;
-    this.#spare.link = null; // Not to be closed with the old one.
+  #improve(/** @type {Way} */ way) {
+    const link = this.#spare;
+    this.#spare = null; // Not to be closed with the old one.
     this.#disconnect();
     this.#unsend();
     this.#link = link;
@@ -312,11 +294,11 @@ class Client extends EventTarget {
     this.#state = { ...this.#state, state: "connecting" };
   }
 
-  #dropSpare() {
-    const { link, timer } = this.#spare;
-    this.#spare = NO_SPARE;
-    clearTimeout(timer);
-    link?.close();
+  #forgetSpare() {
+    clearTimeout(this.#later);
+    this.#later = null;
+    this.#spare?.close();
+    this.#spare = null;
   }
 
   #stop(/** @type {number} */ code, /** @type {string} */ reason) {
@@ -330,8 +312,7 @@ class Client extends EventTarget {
 
   #disconnect() {
     this.#await(null);
-    clearTimeout(this.#later);
-    this.#dropSpare();
+    this.#forgetSpare();
     const link = this.#link;
     this.#link = null; // What the old link still says counts no more: its `close` may take minutes.
     link?.close();
@@ -356,12 +337,8 @@ class Client extends EventTarget {
     if (then) this.#timer = setTimeout(then, delay);
   }
 
-  #alive() {
-    if (this.#state.state === "online") this.#await(() => this.#probe(), QUIET);
-  }
-
   #receive(/** @type {*} */ frame) {
-    this.#alive();
+    if (this.#state.state === "online") this.#await(() => this.#probe(), QUIET);
     const { event, ...detail } = frame ?? {};
     if (event === "welcome") this.#welcome(detail);
     else if (event === "message") this.#isNew(detail) && this.#emit("message", detail);
@@ -383,7 +360,7 @@ class Client extends EventTarget {
       joined.add(topic);
     }
     this.#defaults = false;
-    this.#misses = 0;
+    this.#misses = this.#turns = 0;
     this.#next = this.#way;
     this.#onlineSince = performance.now();
     this.#await(() => this.#probe(), QUIET);
@@ -393,7 +370,7 @@ class Client extends EventTarget {
       else this.#settle(ref, { topic, ...this.#topics.get(topic), recovered: true });
     }
     for (const [ref, { sent, text }] of this.#requests) sent || this.#send(ref, text);
-    remember(this.#way);
+    memory(this.#way);
     this.#plan();
     this.#become({ state: "online" });
   }
@@ -502,33 +479,39 @@ class Client extends EventTarget {
 /** @type {Transport} */
 function webSocket(url, token, on) {
   const { topics, defaults } = on.wants();
-  const address = new URL(url);
-  address.protocol = url.protocol.replace("http", "ws");
+  url.protocol = url.protocol.replace("http", "ws");
   // A topic with a position is subscribed after `welcome`, from there.
   const fresh = [...topics.keys()].filter((topic) => !topics.get(topic));
-  if (!defaults) address.searchParams.set("topics", fresh.join());
-  const socket = new WebSocket(address, ["fanfare.v1", ...(token ? [`bearer.${token}`] : [])]);
+  if (!defaults) url.searchParams.set("topics", fresh.join());
+  const socket = new WebSocket(url, ["fanfare.v1", ...(token ? [`bearer.${token}`] : [])]);
   socket.onmessage = ({ data }) => on.frame(parsed(data));
   socket.onclose = ({ code, reason }) => on.closed(code, reason);
   return socket;
 }
 
-/** Server-sent events, read by `fetch`: an `EventSource` cannot set headers. */
-async function stream(/** @type {Requests} */ requests, /** @type {AbortSignal} */ signal) {
-  const reply = await requests.get("stream", signal);
-  const take = eventReader(
-    (text) => requests.event(parsed(text), signal),
-    (text) => requests.place(text, signal),
-  );
-  await read(reply, (text) => {
+/** Server-sent events, by `fetch`: an `EventSource` cannot set headers. @type {Listen} */
+async function stream(requests, signal) {
+  let rest = "";
+  let data = "";
+  await read(await requests.get("stream", signal), (text) => {
     requests.alive();
-    take(text);
+    const lines = (rest + text).split(/\r?\n/);
+    rest = `${lines.pop()}`;
+    bounded(rest + data);
+    for (const line of lines) {
+      const [, field, value] = /^(data|id): ?(.*)/.exec(line) ?? [];
+      if (field === "data") data += value;
+      else if (field) requests.place(value, signal);
+      if (line || !data) continue;
+      requests.event(parsed(data), signal);
+      data = "";
+    }
   });
   throw new Refusal(1006, "The stream has ended.");
 }
 
-/** The first poll, and one that asks for other topics, is answered at once. */
-async function poll(/** @type {Requests} */ requests, /** @type {AbortSignal} */ signal) {
+/** The first poll is answered at once. @type {Listen} */
+async function poll(requests, signal) {
   for (let wait = 0; ; wait = WAIT) {
     requests.answer(parsed(await bodyOf(await requests.get("poll", signal, wait))), signal);
     await pause(PACE);
@@ -536,19 +519,19 @@ async function poll(/** @type {Requests} */ requests, /** @type {AbortSignal} */
 }
 
 /**
- * A connection of HTTP requests. Nothing can be sent along one that listens: for other topics it is made anew, from
- * the client's positions. To the client it looks like a socket.
+ * Requests that look like a socket to the client. Nothing can be sent along one that listens: for other topics there is
+ * a new one, from the client's positions.
  * @implements {Link}
  */
 class Requests {
   #abort = new AbortController();
   #welcomed = false;
   #heard = Date.now();
-  /** @type {Wants["topics"]} The positions that this request has sent. */
-  #sent = new Map();
-  /** @type {Map<string, string | undefined> | null} What it asks for; null once that is answered. */
-  #asked = null;
-  /** @type {*[]} Why topics are refused, in the order in which they were asked for. */
+  /** @type {Topics} What is asked for, until it is answered. */
+  #asked = new Map();
+  /** @type {Topics} */
+  #topics = new Map();
+  /** @type {*[]} Why topics are refused, in the order of the topics. */
   #refusals = [];
 
   #listen;
@@ -556,13 +539,8 @@ class Requests {
   #token;
   #on;
 
-  /**
-   * @param {(requests: Requests, signal: AbortSignal) => Promise<void>} listen
-   * @param {URL} url
-   * @param {string} token
-   * @param {Ears} on
-   */
-  constructor(listen, url, token, on) {
+  constructor(/** @type {Listen} */ listen, /** @type {Parameters<Transport>} */ [url, token, on]) {
+    url.protocol = url.protocol.replace("ws", "http");
     this.#listen = listen;
     this.#url = url;
     this.#token = token;
@@ -571,17 +549,12 @@ class Requests {
   }
 
   send(/** @type {string} */ text) {
-    const { action, ref, topic, since, data, type } = JSON.parse(text);
-    if (action === "publish") {
-      const to = target(topic);
-      if (to) this.#publish(ref, JSON.stringify({ to, data, type }));
-      else this.#on.answer(ref, new FanfareError("denied", `Over HTTP nothing can be published to ${topic}.`));
-      return true;
-    }
-    if (action === "ping" && Date.now() - this.#heard < SILENT) this.#on.alive();
-    else if (action !== "subscribe" || !this.#isAsked(topic, since)) this.#again();
+    const { action, ref, topic, since, ...message } = JSON.parse(text);
+    if (action === "publish") return this.#publish(ref, topic, message);
+    const isAsked = this.#asked.has(topic) && JSON.stringify(this.#asked.get(topic)) === JSON.stringify(since);
+    if (action === "ping" && Date.now() - this.#heard < SILENT) this.#on.frame();
+    else if (action !== "subscribe" || !isAsked) this.#again();
     if (action === "unsubscribe") this.#on.frame({ event: "unsubscribed", topic, ref });
-    return false;
   }
 
   close() {
@@ -590,134 +563,133 @@ class Requests {
 
   alive() {
     this.#heard = Date.now();
-    this.#on.alive();
+    this.#on.frame();
   }
 
-  /** Asks for what the client wants now. @returns {Promise<Response>} */
-  async get(/** @type {string} */ name, /** @type {AbortSignal} */ signal, /** @type {number} */ wait = NaN) {
+  /** Asks for what the client wants now. `wait`: for a poll. */
+  get(/** @type {string} */ name, /** @type {AbortSignal} */ signal, wait = -1) {
     const { topics, defaults } = this.#on.wants();
-    const url = beside(this.#url, `api/${name}`);
     const place = placeOf(topics);
-    /** @type {Record<string, string>} */
-    const headers = {};
-    if (!defaults) url.searchParams.set("topics", [...topics.keys()].join());
-    if (wait >= 0) url.searchParams.set("wait", `${wait}`);
-    if (wait >= 0 && place) url.searchParams.set("since", place);
-    else if (place) headers["Last-Event-ID"] = place;
-    if (!(wait > 0)) this.#asked = new Map(defaults ? [] : [...topics].map(([name, at]) => [name, JSON.stringify(at)]));
-    this.#sent = topics;
+    const isPoll = wait >= 0;
+    this.#topics = topics;
+    this.#asked = new Map(defaults || wait > 0 ? [] : topics);
     this.#refusals = [];
-    const reply = await this.#fetch(url, { headers, signal }, this.#token);
-    if (!reply.ok) throw await refusal(reply);
-    return reply;
+    const query = { ...(!defaults && { topics: [...topics.keys()].join() }), ...(isPoll && { wait: `${wait}` }) };
+    const headers = !isPoll && place && { "Last-Event-ID": place };
+    return this.#fetch(name, { ...query, ...(isPoll && place && { since: place }) }, { headers, signal });
   }
 
-  /** The answer to a poll, as a stream would have it. */
+  /** The answer to a poll, told as a stream would. */
   answer(/** @type {*} */ answer, /** @type {AbortSignal} */ signal) {
     const { events, since } = answer ?? {};
-    const at = placed(since);
-    if (!Array.isArray(events) || !at) throw new Refusal(0, "This is no answer to a poll.");
+    const places = placed(since);
+    if (!Array.isArray(events) || !places) throw new Refusal(0, "This is no answer to a poll.");
     this.alive();
-    for (const topic of at.keys()) if (this.#sent.get(topic)) at.delete(topic);
-    this.event({ event: "welcome", topics: before(events, at) }, signal);
+    const fresh = [...places].filter(([topic]) => !this.#topics.get(topic));
+    const starts = fresh.map(([topic, at]) => {
+      const first = events.find((event) => event?.topic === topic && event.offset > 0);
+      return [topic, first ? { ...at, offset: first.offset - 1 } : at];
+    });
+    this.event({ event: "welcome", topics: Object.fromEntries(starts) }, signal);
     for (const event of events) this.event(event, signal);
     this.place(since, signal);
   }
 
-  /** An event of the server's, as a socket would have it. */
+  /** An event, told as a socket would. */
   event(/** @type {*} */ frame, /** @type {AbortSignal} */ signal) {
     if (signal.aborted) return;
     const { event, topic, topics, code, reason } = frame ?? {};
-    if (event === "welcome" && this.#welcomed) this.#subscribed(topics, signal);
-    else if (event === "closed") this.#on.closed(Number.isInteger(code) ? code : 1006, words(reason));
-    else if (event === "error" && this.#asked) this.#refusals.push(frame);
+    if (event === "closed") this.#on.closed(Number.isInteger(code) ? code : 1006, words(reason));
+    else if (event === "error" && this.#asked.size) this.#refusals.push(frame);
     else if (event === "subscribed") this.#on.frame({ ...frame, ref: `subscribe ${words(topic)}` });
-    else this.#on.frame(frame);
-    if (event === "welcome") this.#welcomed = true;
+    else if (event !== "welcome") this.#on.frame(frame);
+    else if (this.#welcomed) this.#subscribed(Object.entries(topics ?? {}), signal);
+    else {
+      this.#welcomed = true;
+      this.#on.frame(frame);
+    }
   }
 
-  /** Where the server says that the client is. The first place of a request also says which topics it got. */
+  /** Where the server says that we are. What was asked for and is not there is refused. */
   place(/** @type {unknown} */ text, /** @type {AbortSignal} */ signal) {
-    const at = placed(text);
-    if (!at) return;
-    const missing = [...(this.#asked?.keys() ?? [])].filter((topic) => !at.has(topic));
-    this.#asked = null;
-    this.#subscribed(Object.fromEntries(at), signal);
+    const places = placed(text);
+    if (!places) return;
+    const missing = [...this.#asked.keys()].filter((topic) => !places.has(topic));
+    this.#asked.clear();
+    this.#subscribed([...places], signal);
     this.#refuse(missing, signal);
   }
 
-  #subscribed(/** @type {*} */ topics, /** @type {AbortSignal} */ signal) {
-    for (const [topic, at] of Object.entries(topics ?? {})) {
-      this.event({ event: "subscribed", topic, ...at, recovered: true }, signal);
-    }
+  #subscribed(/** @type {[string, *][]} */ places, /** @type {AbortSignal} */ signal) {
+    for (const [topic, at] of places) this.event({ event: "subscribed", topic, ...at, recovered: true }, signal);
   }
 
   #refuse(/** @type {string[]} */ topics, /** @type {AbortSignal} */ signal) {
-    const [last = { event: "error", code: "denied", message: "Refused." }] = this.#refusals.slice(-1);
-    for (const topic of topics) {
-      this.event({ ...(this.#refusals.shift() ?? last), ref: `subscribe ${topic}` }, signal);
-    }
+    const last = this.#refusals.at(-1);
+    if (!last) return;
+    for (const topic of topics) this.event({ ...(this.#refusals.shift() ?? last), ref: `subscribe ${topic}` }, signal);
   }
 
-  #isAsked(/** @type {string} */ topic, /** @type {unknown} */ since) {
-    return this.#asked?.has(topic) && this.#asked.get(topic) === JSON.stringify(since);
-  }
-
-  /** What the request before has not said yet, the new one says: the client's positions know no better. */
+  /** A new request takes the place of the one that listens. */
   #again() {
     this.#abort.abort();
     const { signal } = (this.#abort = new AbortController());
     queueMicrotask(() => signal.aborted || this.#listen(this, signal).catch((error) => this.#failed(error, signal)));
   }
 
-  #failed(/** @type {*} */ error, /** @type {AbortSignal} */ signal) {
+  #failed(/** @type {*} */ { close = 0, code, message, wait }, /** @type {AbortSignal} */ signal) {
     if (signal.aborted) return;
-    const { code, why, message, wait } = error instanceof Refusal ? error : new Refusal(0, error?.message);
-    const asked = [...(this.#asked?.keys() ?? [])];
-    if (!ABOUT_TOPICS.has(why) || !asked.length) return this.#on.closed(code, message, wait);
+    const topics = [...this.#asked.keys()];
+    if (!ABOUT_TOPICS.has(code) || !topics.length) return this.#on.closed(close, message, wait);
     // None of the topics may be had: as on a socket, that is no reason to go.
-    this.event({ event: "welcome", topics: {} }, signal);
-    this.#asked = null;
-    this.#refusals = [{ event: "error", code: why, message }];
-    this.#refuse(asked, signal);
+    this.event({ event: "welcome" }, signal);
+    this.#asked.clear();
+    this.#refusals = [{ event: "error", code, message }];
+    this.#refuse(topics, signal);
     if (!signal.aborted) this.#again();
   }
 
-  /** Until it is answered, or nobody waits any more. The key makes the server store it once, however often it comes. */
-  async #publish(/** @type {unknown} */ ref, /** @type {string} */ body) {
-    const key = Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join("-");
-    const headers = { "Content-Type": "application/json", "Idempotency-Key": key };
+  /** Asks until there is an answer or nobody waits any more; the key makes the server store it once. */
+  #publish(/** @type {unknown} */ ref, /** @type {string} */ topic, /** @type {object} */ message) {
+    const [, kind = "", key = true] = /^(?:(user|account|topic)\.(.+)|all)$/s.exec(topic) ?? [];
+    const id = crypto.getRandomValues(new Uint32Array(4)).join("-");
+    const headers = { "Content-Type": "application/json", "Idempotency-Key": id };
+    const body = JSON.stringify({ to: { [kind || topic]: key }, ...message });
     const until = Date.now() + PATIENCE;
-    let token = this.#token;
-    for (let failures = 0; Date.now() < until; failures++) {
-      let wait = 0;
+    const ask = async () => {
       try {
         const signal = AbortSignal.timeout(PATIENCE / 3);
-        const url = beside(this.#url, "api/notifications");
-        const reply = await this.#fetch(url, { method: "POST", headers, body, signal }, token);
-        if (reply.ok) return this.#on.answer(ref, { ref, ...parsed(await bodyOf(reply)) });
-        const refused = await refusal(reply);
-        if (refused.code >= 4500) return this.#on.answer(ref, new FanfareError(refused.why, refused.message));
-        if (refused.code === TOKEN_EXPIRED) token = await this.#on.token();
-        wait = refused.wait;
-      } catch {
-        // Once more.
+        const reply = await this.#fetch("notifications", {}, { method: "POST", headers, body, signal });
+        this.#on.answer(ref, { ref, ...parsed(await bodyOf(reply)) });
+      } catch (/** @type {*} */ error) {
+        if (error.close >= 4500) return this.#on.answer(ref, error);
+        if (error.close === EXPIRED) this.#token = await this.#on.getToken().catch(() => this.#token);
+        await pause((error.wait ?? 0) + BACKOFF_BASE * (0.5 + Math.random()));
+        if (Date.now() < until) ask();
       }
-      await pause(wait + Math.random() * BACKOFF_BASE * 2 ** failures);
-    }
+    };
+    ask();
+    return true;
   }
 
-  #fetch(/** @type {URL} */ url, /** @type {*} */ options, /** @type {string} */ token) {
-    const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }) };
-    return fetch(url, { ...options, headers, cache: "no-store" });
+  /** @param {string} name @param {Record<string, string>} query @param {*} options @returns {Promise<Response>} */
+  async #fetch(name, query, { headers, ...options }) {
+    const url = new URL(`../api/${name}?${new URLSearchParams(query)}`, this.#url);
+    const authorization = this.#token && { Authorization: `Bearer ${this.#token}` };
+    const reply = await fetch(url, { ...options, headers: { ...headers, ...authorization }, cache: "no-store" });
+    if (reply.ok) return reply;
+    const { code, message } = parsed(await bodyOf(reply))?.error ?? {};
+    if (!words(code)) throw new Refusal(0, `Somebody answered ${reply.status}.`); // Not our server.
+    const wait = Math.min(Number(reply.headers.get("Retry-After")) || 0, 300) * 1000;
+    throw new Refusal(closeCode(reply.status, words(message)), message, code, wait);
   }
 }
 
 /** @type {Map<string, Transport>} Best first. */
 const TRANSPORTS = new Map([
   ["websocket", webSocket],
-  ["stream", (url, token, on) => new Requests(stream, url, token, on)],
-  ["poll", (url, token, on) => new Requests(poll, url, token, on)],
+  ["stream", (...given) => new Requests(stream, given)],
+  ["poll", (...given) => new Requests(poll, given)],
 ]);
 
 /**
@@ -730,161 +702,70 @@ const TRANSPORTS = new Map([
  * @property {*} timer
  */
 
-/** Why a request is not answered, with the close code that a socket would have; 0: nobody knows that it was heard. */
-class Refusal extends Error {
-  constructor(/** @type {number} */ code, /** @type {unknown} */ message, why = "", wait = 0) {
-    super(words(message));
-    this.code = code;
-    this.why = why;
+/** Why there is no answer; `close` is the code that a socket would close with, or 0. */
+class Refusal extends FanfareError {
+  constructor(/** @type {number} */ close, /** @type {unknown} */ message, code = "", wait = 0) {
+    super(code, message);
+    this.close = close;
     this.wait = wait;
   }
 }
 
-/** What a reply that is not OK comes to. One that is not the server's own, but a proxy's, says nothing. */
-async function refusal(/** @type {Response} */ reply) {
-  const { status, headers } = reply;
-  const { code: why, message } = parsed(await bodyOf(reply))?.error ?? {};
-  const wait = Math.min(Number(headers.get("Retry-After")) || 0, 300) * 1000;
-  let code = 0;
-  if ([409, 429, 503].includes(status)) code = UNAVAILABLE;
-  else if (status === 401 && /has expired/.test(words(message))) code = TOKEN_EXPIRED;
-  else if (status === 401 || status === 403) code = UNAUTHENTICATED;
-  else if ([400, 413, 415, 422].includes(status)) code = BAD_FRAMES;
-  return words(why) ? new Refusal(code, message, why, wait) : new Refusal(0, `The server answered ${status}.`);
+function closeCode(/** @type {number} */ status, /** @type {string} */ message) {
+  if (status === 401 && message.includes("has expired")) return EXPIRED;
+  if ([401, 403].includes(status)) return 4501;
+  if ([409, 429, 503].includes(status)) return 4410;
+  return [400, 413, 415, 422].includes(status) ? 4500 : 0;
 }
 
-/** A text of the body's at a time. */
-async function read(/** @type {Response} */ reply, /** @type {(text: string) => void} */ take) {
-  const reader = /** @type {ReadableStream} */ (reply.body).pipeThrough(new TextDecoderStream()).getReader();
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    take(value);
-  }
+async function read(/** @type {*} */ reply, /** @type {(text: string) => void} */ take) {
+  const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let part; !(part = await reader.read()).done; ) take(part.value);
 }
 
 async function bodyOf(/** @type {Response} */ reply) {
   let body = "";
-  await read(reply, (text) => {
-    body += text;
-    checkSize(body.length);
-  });
+  await read(reply, (text) => bounded((body += text)));
   return body;
 }
 
-function checkSize(/** @type {number} */ size) {
-  if (size > MAX_TEXT) throw new Refusal(0, "The server says too much at once.");
+function bounded(/** @type {string} */ text) {
+  if (text.length > MAX_TEXT) throw new Refusal(0, "The server says too much at once.");
 }
 
-/**
- * Reads server-sent events as they come, in pieces of any size -> a function that takes a piece.
- * @param {(data: string) => void} event
- * @param {(id: string) => void} place
- */
-function eventReader(event, place) {
-  let rest = ""; // Of a line that has not ended yet.
-  let afterReturn = false; // The line feed that belongs to it may come with the next piece.
-  /** @type {string[]} */
-  let data = [];
-  /** @type {string | null} */
-  let id = null;
-  let size = 0;
-  const end = () => {
-    const [text, at] = [data, id];
-    [data, id, size] = [[], null, 0];
-    if (text.length) event(text.join("\n"));
-    if (at !== null) place(at);
-  };
-  const take = (/** @type {string} */ line) => {
-    if (!line) return end();
-    const [, field, value] = /^([^:]*):? ?(.*)$/s.exec(line) ?? [];
-    if (field === "data") data.push(value);
-    else if (field === "id") id = value;
-    if (field) checkSize((size += line.length));
-  };
-  return (/** @type {string} */ piece) => {
-    if (!piece) return;
-    const lines = (afterReturn && piece[0] === "\n" ? piece.slice(1) : piece).split(/\r\n|[\r\n]/);
-    afterReturn = piece.endsWith("\r");
-    lines[0] = rest + lines[0];
-    rest = /** @type {string} */ (lines.pop());
-    lines.forEach(take);
-    checkSize(size + rest.length);
-  };
-}
-
-/** The server's text for positions. Empty where there are none. */
-function placeOf(/** @type {Wants["topics"]} */ topics) {
+/** The server's text for positions; empty without any. */
+function placeOf(/** @type {Topics} */ topics) {
   const known = [...topics].flatMap(([topic, at]) => (at ? [[topic, [at.epoch, at.offset]]] : []));
   if (!known.length) return "";
-  const ascii = JSON.stringify(Object.fromEntries(known)).replace(
-    /[^ -~]/g,
-    (letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`,
-  );
-  return btoa(ascii).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+  const bytes = [...new TextEncoder().encode(JSON.stringify(Object.fromEntries(known)))];
+  return btoa(bytes.map((byte) => String.fromCharCode(byte)).join("")).replaceAll("+", "-").replaceAll("/", "_");
 }
 
-/** The positions that such a text names; null when it is none. @returns {Map<string, Position> | null} */
+/** The positions in such a text. @returns {Map<string, Position> | null} */
 function placed(/** @type {unknown} */ text) {
   try {
-    const bytes = atob(words(text).replaceAll("-", "+").replaceAll("_", "/"));
-    const places = JSON.parse(new TextDecoder().decode(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0))));
-    const found = new Map();
-    for (const [topic, [epoch, offset]] of Object.entries(places)) {
-      if (position({ epoch, offset })) found.set(topic, { epoch, offset });
-    }
-    return found;
+    const bytes = [...atob(words(text).replaceAll("-", "+").replaceAll("_", "/"))].map((byte) => byte.charCodeAt(0));
+    const places = Object.entries(parsed(new TextDecoder().decode(Uint8Array.from(bytes))));
+    return new Map(places.map(([topic, [epoch, offset]]) => [topic, position({ epoch, offset })]).filter(([, at]) => at));
   } catch {
     return null;
   }
 }
 
-/** The positions before some events, from those after them. */
-function before(/** @type {*[]} */ events, /** @type {Map<string, Position>} */ after) {
-  const first = new Map();
-  for (const { topic, offset } of events.filter((event) => event?.event === "message" && event.offset > 0)) {
-    if (!first.has(topic)) first.set(topic, offset - 1);
-  }
-  const places = [...after].map(([topic, at]) => [topic, { ...at, offset: first.get(topic) ?? at.offset }]);
-  return Object.fromEntries(places);
-}
-
-/** `to` of a notification that goes to a topic. */
-function target(/** @type {unknown} */ topic) {
-  const [, kind, key] = /^(user|account|topic)\.(.+)$/s.exec(words(topic)) ?? [];
-  if (kind) return { [kind]: key };
-  return topic === "all" ? { all: true } : null;
-}
-
-/** Whether anything but a proxy's complaint comes from the server. */
+/** Whether the server can be reached, by whatever way. */
 function isThere(/** @type {URL} */ url) {
-  const request = fetch(beside(url, "livez"), { mode: "no-cors", cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
-  return request.then(
-    ({ status }) => status < 500,
-    () => false,
-  );
-}
-
-/** An HTTP address of the server that has the socket. */
-function beside(/** @type {URL} */ socket, /** @type {string} */ path) {
-  const url = new URL(`../${path}`, socket);
   url.protocol = url.protocol.replace("ws", "http");
-  return url;
+  const reply = fetch(new URL("../livez", url), { mode: "no-cors", signal: AbortSignal.timeout(PATIENCE) });
+  return reply.then(({ status }) => status < 500).catch(() => false);
 }
 
-function remembered() {
+/** The way that worked, for the session's other pages. */
+function memory(/** @type {Way | undefined} */ way) {
   try {
-    return sessionStorage.getItem(MEMORY);
+    if (way) sessionStorage.setItem("fanfare.transport", way);
+    return sessionStorage.getItem("fanfare.transport");
   } catch {
     return null; // Not every page may.
-  }
-}
-
-function remember(/** @type {Way} */ way) {
-  try {
-    sessionStorage.setItem(MEMORY, way);
-  } catch {
-    // The next page finds out by itself.
   }
 }
 
@@ -892,7 +773,7 @@ function pause(/** @type {number} */ delay) {
   return new Promise((resolve) => setTimeout(resolve, delay));
 }
 
-/** The JSON that a text is; undefined when it is none. @returns {*} */
+/** The JSON in a text, or undefined. @returns {*} */
 function parsed(/** @type {*} */ text) {
   try {
     return JSON.parse(text);

@@ -131,6 +131,13 @@ class Server:
         assert exchange.path == f"/api/{path}"
         return exchange
 
+    def accept_beyond(self, barred: str, path: str) -> Exchange:
+        """Refuses one way as a proxy would, until the client takes another one."""
+        while (exchange := self._waiting.get(timeout=PATIENCE)).path == f"/api/{barred}":
+            exchange.reply(403, b"<html>The proxy does not like this.")
+        assert exchange.path == f"/api/{path}"
+        return exchange
+
     def nobody_comes(self, within: float) -> bool:
         time.sleep(within)
         return self._waiting.empty()
@@ -227,7 +234,16 @@ def test_an_endless_line_is_cut_off_and_nonsense_does_not_throw(start: Start, se
         for event in ("welcome", "message", "reset", "subscribed", "error", "recalled", "unsubscribed", "ok"):
             fields = ("topic", "topics", "offset", "id", "ref", "code", "message", "epoch")
             stream.send({"event": event}, {"event": event, **dict.fromkeys(fields, value)})
-    for text in (b"", b"7", b"AAAA", b"\xff\xfe", placed({ALICE: [1, "x"]}), placed({ALICE: []}), placed([]), b"bnVsbA"):  # type: ignore[arg-type]
+    for text in (
+        b"",
+        b"7",
+        b"AAAA",
+        b"\xff\xfe",
+        placed({ALICE: [1, "x"]}),
+        placed({ALICE: []}),
+        placed([]),
+        b"bnVsbA",
+    ):  # type: ignore[arg-type]
         stream.write(b"id: %s\n\ndata: {]\n\ndata\n\nid\n\n" % text)
     stream.send(message(1, data="still here"))
     assert "still here" in [one["data"] for one in await_note(page, "message")]
@@ -300,7 +316,7 @@ def test_answers_that_are_none_do_not_throw_and_are_asked_for_again(start: Start
         page.wait_for_function("n => notes.filter(([, d]) => d.state === 'offline').length > n", arg=number)
         page.evaluate("dispatchEvent(new Event('online'))")
     odd: list[Any] = [None, 7, "x", [], {"event": "message", "offset": {}, "topic": []}, {"event": "reset"}]
-    server.accept("poll").answer(*odd, place={ALICE: ["e1", -1], "topic.other": ["x", 7]})
+    server.accept("poll").answer(*odd, place={"topic.other": ["x", 7], "topic.odd": ["x", -7]})
     server.accept("poll").answer(message(2), place={})
     await_note(page, "message")
     assert (notes(page, "error"), notes(page, "reset")) == ([], [])
@@ -341,7 +357,10 @@ def test_other_topics_are_another_request_and_what_is_refused_is_told(start: Sta
     assert offsets(page) == [2, 5]
     assert notes(page, "reset") == [{"topic": "topic.old", **at(9, "o")}]
     waiting = second if way == "stream" else server.accept(way)
-    assert page.evaluate("ask('unsubscribe', 'topic.old')") == ["ok", {"topic": "topic.old", "ref": "unsubscribe topic.old"}]
+    assert page.evaluate("ask('unsubscribe', 'topic.old')") == [
+        "ok",
+        {"topic": "topic.old", "ref": "unsubscribe topic.old"},
+    ]
     waiting.wait_left()
     assert server.accept(way).since == {ALICE: ["e1", 2], "topic.news": ["n", 5]}
     assert (notes(page, "error"), len(notes(page, "state"))) == ([], 2)
@@ -410,7 +429,7 @@ def test_a_publish_is_repeated_under_one_key_until_it_is_answered(start: Start, 
         attempts[-1].refuse(status, code, text)
     attempts.append(server.accept("notifications"))
     link.over.set()  # Nor does it depend on the connection.
-    await_state(page, "offline")
+    page.wait_for_function("notes.some(([name, detail]) => name === 'state' && detail.state === 'offline')")
     attempts[-1].reply(202, {"id": "m1", "topic": "topic.a.b", "epoch": "e", "offset": 1})
     assert page.evaluate("asked")[1]["offset"] == 1
     assert {(one.method, one.body, one.headers["Content-Type"]) for one in attempts} == {
@@ -439,15 +458,15 @@ def test_a_publish_that_is_refused_says_why_and_one_that_cannot_be_is_not_sent(s
 # --- From one to the next -------------------------------------------------------------------------
 
 
-def test_where_no_socket_passes_a_stream_is_next_then_a_poll_and_the_page_remembers(start: Start, server: Server) -> None:
+def test_where_no_socket_passes_a_stream_is_next_then_a_poll_and_the_page_remembers(
+    start: Start, server: Server
+) -> None:
     page = start()
-    page.evaluate("Math.random = () => 0")
-    for _ in range(2):
-        server.accept("stream").reply(403, b"<html>The proxy does not like this.")
-    server.accept("poll").answer(place={ALICE: ["e1", 1]})
+    server.accept_beyond("stream", "poll").answer(place={ALICE: ["e1", 1]})
     await_state(page, "online", "poll")
     ways = [state["transport"] for state in notes(page, "state") if state["state"] == "connecting"]
-    assert ways == ["websocket", "websocket", "stream", "stream", "poll"]
+    assert ways == sorted(ways, key=["websocket", "stream", "poll"].index)
+    assert min(ways.count("websocket"), ways.count("stream")) >= 2
     server.accept("poll")
     page.reload()
     start_client(page)
@@ -478,11 +497,11 @@ def test_a_stream_that_a_proxy_holds_back_is_given_up_for_a_poll(start: Start, s
     await_state(page, "online", "poll")
 
 
-def test_a_better_way_is_tried_beside_the_one_that_works_and_taken_when_it_answers(start: Start, server: Server) -> None:
+def test_a_better_way_is_tried_beside_the_one_that_works_and_taken_when_it_answers(
+    start: Start, server: Server
+) -> None:
     page = start("stream", "poll", topics={ALICE: at(1)})
-    page.evaluate("Math.random = () => 0")
-    for _ in range(2):
-        server.accept("stream").over.set()
+    server.accept_beyond("stream", "poll").answer(place={ALICE: ["e1", 1]})
     server.accept("poll").answer(place={ALICE: ["e1", 1]})
     waiting = server.accept("poll")
     page.clock.fast_forward(15_500)
@@ -491,6 +510,8 @@ def test_a_better_way_is_tried_beside_the_one_that_works_and_taken_when_it_answe
     page.clock.fast_forward(10_500)
     barred.wait_left()
     assert page.evaluate("client.state.transport") == "poll"
+    waiting.answer(place={ALICE: ["e1", 1]})
+    waiting = server.accept("poll")
     page.clock.fast_forward(20_000)
     better = server.accept("stream")
     assert better.query["topics"] == ""
@@ -504,7 +525,10 @@ def test_a_better_way_is_tried_beside_the_one_that_works_and_taken_when_it_answe
     stream.send(message(3))
     await_note(page, "message", 2)
     assert offsets(page) == [2, 3]
-    assert [(s["state"], s["transport"]) for s in notes(page, "state")][-2:] == [("online", "poll"), ("online", "stream")]
+    assert [(s["state"], s["transport"]) for s in notes(page, "state")][-2:] == [
+        ("online", "poll"),
+        ("online", "stream"),
+    ]
     page.evaluate("client.close()")
     stream.wait_left()
 
@@ -517,5 +541,8 @@ def test_it_works_where_a_page_may_not_remember(open_page: OpenPage, server: Ser
     await_state(page, "online", "poll")
     with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2].strip("/")))):
         pass
-    assert page.evaluate("""import("/fanfare.js").then(({connect}) => connect({transports: ["pigeon"]}))
-        .catch((error) => error.name)""") == "TypeError"
+    assert (
+        page.evaluate("""import("/fanfare.js").then(({connect}) => connect({transports: ["pigeon"]}))
+        .catch((error) => error.name)""")
+        == "TypeError"
+    )

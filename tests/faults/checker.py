@@ -28,7 +28,7 @@ class Violation:
 class Limits:
     """What a run has to keep. Seconds and bytes; `after` is measured when all clients have gone."""
 
-    answer_seconds: float = 5.0
+    answer_seconds: float = 10.0  # Enough for a machine that has other things to do; "never" is longer.
     heal_seconds: float = 15.0
     rss: int = 400 * MIB
     files: int = 2000
@@ -44,7 +44,7 @@ class Run:
     ledger: Ledger
     history: History
     limits: Limits = field(default_factory=Limits)
-    faults: tuple[float, float] | None = None  # When the first fault began, when the last one was undone.
+    faults: tuple[float, float] | None = None  # When the first fault began, when the last was undone; None: it lasts.
     before: dict[int, Sample] = field(default_factory=dict)  # Process -> what it used under load, before the fault.
     after: dict[int, Sample] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)  # What should be nothing in the end, by name.
@@ -256,7 +256,7 @@ def liveness(run: Run) -> Iterator[Violation]:
 
 
 def fail_fast(run: Run) -> Iterator[Violation]:
-    """I10: an answer comes in time; one that says `later` says when; none is a 500."""
+    """I10: an answer comes in time; one that says `later` says when; none is an internal error."""
     for reply in run.ledger.of(Reply):
         if reply.at - reply.asked_at > run.limits.answer_seconds:
             yield Violation("I10", "slow answer", f"{reply.at - reply.asked_at:.1f} s: {reply}")
@@ -265,8 +265,8 @@ def fail_fast(run: Run) -> Iterator[Violation]:
         if reply.status in (500, 502, 504):
             yield Violation("I10", "an internal error", str(reply))
     for closed in run.ledger.of(Closed):
-        if closed.code in (500, 1011):
-            yield Violation("I10", "a connection that ended in an internal error", str(closed))
+        if closed.code == 500:
+            yield Violation("I10", "an internal error", str(closed))
 
 
 def conservation(run: Run) -> Iterator[Violation]:

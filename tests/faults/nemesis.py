@@ -260,6 +260,7 @@ class Fault:
     limits: Limits = field(default_factory=Limits)
     application: str = "config.asgi:application"
     behind_proxy: float = 0.0
+    lasts: bool = False  # Until the end: there is no time to heal.
     also: Callable[[Run], Iterator[Violation]] = lambda _run: iter(())
 
 
@@ -296,13 +297,19 @@ MATRIX: Sequence[Fault] = (
     Fault("F12", "half-open connections", half_open, Limits(heal_seconds=30), behind_proxy=0.2),
     Fault("F13", "slow network", slow_network, behind_proxy=0.5),
     Fault("F15", "requests repeated", repeat_requests),
-    Fault("F16", "the bus loses, doubles and reorders", nothing, application="tests.faults.shuffled:application"),
-    Fault("F23", "5,000 messages due at once, worker killed", backlog, Limits(heal_seconds=25)),
+    Fault(
+        "F16",
+        "the bus loses, doubles and reorders",
+        nothing,
+        application="tests.faults.shuffled:application",
+        lasts=True,
+    ),
+    Fault("F23", "5,000 messages due at once, worker killed", backlog, Limits(answer_seconds=20, heal_seconds=25)),
     Fault(
         "F24",
         "event loop stopped for 3 s, twice",
         in_turn(stop_event_loop, stop_event_loop),
-        Limits(answer_seconds=10),  # The one that is stopped may hold SQLite's lock.
+        Limits(answer_seconds=15),  # The one that is stopped may hold SQLite's lock.
         also=nobody_thrown_out,
     ),
     Fault("F25", "rolling restart", rolling_restart, also=nothing_refused),
@@ -315,6 +322,7 @@ SHORT = Fault(
     in_turn(kill_web, stop_redis, rolling_restart, pause=0.5),
     Limits(answer_seconds=20, heal_seconds=20),
     application="tests.faults.shuffled:application",
+    lasts=True,
 )
 
 

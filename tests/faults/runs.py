@@ -62,7 +62,7 @@ async def _carry_out(stack: Stack, fault: Fault, size: Size, seed: int, before: 
         began = time.time()
         async with asyncio.timeout(FAULT_SECONDS):
             await fault.act(ground)
-        faults = (began, time.time())
+        faults = None if fault.lasts else (began, time.time())
         await asyncio.sleep(after)
         await load.stop_sending()
         left = await load.settle(fault.limits.heal_seconds)
@@ -70,6 +70,7 @@ async def _carry_out(stack: Stack, fault: Fault, size: Size, seed: int, before: 
         history = await asyncio.to_thread(dump, stack)
         await load.leave()
         left["connections that nobody has"] = int(await _connections_left(ground))
+        left["tracebacks of web processes"] = _tracebacks(stack)
         run = Run(load.ledger, history, fault.limits, faults, used, _samples(stack), left)
     finally:
         await load.close()
@@ -114,6 +115,10 @@ async def _is_ready(web: Web) -> bool:
                     return True
                 await asyncio.sleep(0.2)
     return False
+
+
+def _tracebacks(stack: Stack) -> int:
+    return sum(path.read_text(errors="replace").count("Traceback") for path in stack.folder.glob("web*.log"))
 
 
 async def _connections_left(ground: Ground) -> float:

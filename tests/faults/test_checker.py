@@ -50,8 +50,8 @@ def change(run: Run, index: int, **to: Any) -> None:
     run.ledger.lines[index] = msgspec.structs.replace(run.ledger.lines[index], **to)
 
 
-def change_row(run: Run, offset: int, **to: Any) -> None:
-    run.history.rows[offset - 1] = replace(run.history.rows[offset - 1], **to)
+def change_row(run: Run, number: int, **to: Any) -> None:
+    run.history.rows[number - 1] = replace(run.history.rows[number - 1], **to)
 
 
 def test_a_good_run_breaks_nothing() -> None:
@@ -216,8 +216,8 @@ def later_without_saying_when(run: Run) -> None:
 
 
 def a_connection_that_ends_in_an_error(run: Run) -> None:
-    """I10 a connection that ended in an internal error"""
-    run.ledger.add(Closed("alice", 1, 3.0, 1011))
+    """I10 an internal error"""
+    run.ledger.add(Closed("alice", 1, 3.0, 500))
 
 
 def fewer_than_were_accepted(run: Run) -> None:

@@ -13,9 +13,8 @@ import time
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import msgspec
 
 from config.asgi import application as product
@@ -23,7 +22,10 @@ from notifications.topics import DatabaseLog
 from realtime import admission, runtime
 from realtime.asgi import Receive, Scope, Send
 from realtime.streams import reply
-from tests.servers import Web
+from tests.realtime.raw import http
+
+if TYPE_CHECKING:  # It starts servers.
+    from tests.servers import Web
 
 APPLICATION = f"{__name__}:application"
 
@@ -37,15 +39,15 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await product(scope, receive, send)
 
 
-def inside(web: Web) -> dict[str, Any]:
+def inside(web: "Web") -> dict[str, Any]:
     """What a process started with this application holds."""
-    return dict(httpx.get(f"{web.url}/test/inside", timeout=20).json())
+    return dict(http.get(f"{web.url}/test/inside").json())
 
 
-def metric(web: Web, name: str, **labels: str) -> float:
+def metric(web: "Web", name: str, **labels: str) -> float:
     """A number from /metrics; labels that are given have to match, samples are added up."""
     total = 0.0
-    for line in httpx.get(f"{web.url}/metrics", timeout=20).text.splitlines():
+    for line in http.get(f"{web.url}/metrics").text.splitlines():
         found = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
         if (
             found
@@ -56,10 +58,20 @@ def metric(web: Web, name: str, **labels: str) -> float:
     return total
 
 
-def memory(web: Web) -> int:
+def memory(web: "Web") -> int:
     """Resident bytes of a web process."""
     pages = int(Path(f"/proc/{web.process.pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def accepted(web: "Web") -> int:
+    """How many TCP connections of clients a web process holds."""
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    listening, orphaned = "0A", "0"
+    return sum(
+        int(local.rpartition(":")[2], 16) == web.port and state != listening and inode != orphaned
+        for _, local, _, state, _, _, _, _, _, inode, *_ in rows
+    )
 
 
 def _inside() -> dict[str, Any]:
@@ -71,7 +83,6 @@ def _inside() -> dict[str, Any]:
         "connections": len(current.gate.connections),
         "topics": sorted(current.hub.names()),
         "tasks": len(asyncio.all_tasks()),
-        "files": len(os.listdir("/proc/self/fd")),
         **reads,
     }
 

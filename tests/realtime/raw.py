@@ -2,13 +2,18 @@
 
 import json
 import socket
+import struct
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
+import httpx
+
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 MASK = b"\x37\xfa\x21\x3d"
 PATIENCE = 20.0
+
+http = httpx.Client(timeout=PATIENCE, limits=httpx.Limits(max_keepalive_connections=0))  # Costly to make.
 
 
 def frame(
@@ -73,6 +78,11 @@ class Raw:
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        self.socket.close()
+
+    def reset(self) -> None:
+        """Leaves without even a FIN."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
     def send(self, *pieces: bytes) -> None:

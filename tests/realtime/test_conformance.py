@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ ACCEPTABLE = {"OK", "NON-STRICT", "INFORMATIONAL"}  # As Autobahn has it: the la
 
 
 class Echo:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.log = folder / "echo.log"
         self.port = free_port()
         command = [sys.executable, "-m", "uvicorn", "tests.realtime.echo:application", "--port", str(self.port)]
@@ -47,7 +48,7 @@ class Echo:
         command += ["--http", "realtime.uvicorn_protocol:PromptHttpProtocol"]
         command += ["--ws-max-size", str(FRAME_MAX_BYTES), "--ws-per-message-deflate", "false"]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen([*command, *options], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         eventually(self._listens, 40, self.log.read_text)
 
     def connect(self, path: str = "/") -> Raw:
@@ -70,6 +71,14 @@ class Echo:
         assert opcode == CLOSE
         return int.from_bytes(payload[:2])
 
+    def files(self) -> int:
+        """How many it has open, sockets as well."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
     def _listens(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
         with socket.socket() as probe:
@@ -80,8 +89,7 @@ class Echo:
 def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Echo]:
     echo = Echo(tmp_path_factory.mktemp("echo"))
     yield echo
-    echo.process.kill()
-    echo.process.wait(10)
+    echo.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -279,6 +287,23 @@ def test_what_comes_after_a_close_is_not_read(echo: Echo) -> None:
         raw.send(frame(CLOSE, _closing(1000)), frame(TEXT, b"late"), frame(0xF))
         assert raw.frame()[0] == CLOSE
         assert raw.rest() == b""
+
+
+def test_a_client_that_answers_no_ping_is_ended_even_when_it_reads_nothing(tmp_path: Path) -> None:
+    """§5.5.2: a ping asks whether the remote endpoint is still responsive."""
+    echo = Echo(tmp_path, "--ws-ping-interval", "0.5", "--ws-ping-timeout", "0.5")
+    try:
+        files = echo.files()
+        with Raw(echo.port, small=True) as deaf:
+            deaf.send(upgrade("/"))
+            assert deaf.head()[0] == 101
+            with suppress(OSError):
+                for _ in range(100):
+                    deaf.send(frame(TEXT, b"x" * 60_000))
+            eventually(lambda: echo.files() == files, 15)
+        assert "Traceback" not in echo.log.read_text()
+    finally:
+        echo.stop()
 
 
 def _closing(code: int) -> bytes:

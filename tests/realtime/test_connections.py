@@ -2,13 +2,18 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from accounts.principals import Kind, Principal
 from realtime import connections as connections_module
-from realtime import metrics
+from realtime import hub as hub_module
+from realtime import metrics, streams
+from realtime.admission import Gate
 from realtime.connections import (
     BEHIND_BYTES,
     BEHIND_SECONDS,
@@ -22,7 +27,7 @@ from realtime.connections import (
 from realtime.hub import Hub
 from realtime.protocol import CloseCode, Since
 from realtime.streams import _parse_place, place
-from tests.realtime.fakes import FakeLog, FakeMembership, in_virtual_time
+from tests.realtime.fakes import FakeLog, FakeMembership, Recorder, in_virtual_time
 
 pytestmark = pytest.mark.any_database
 
@@ -104,7 +109,9 @@ class World:
 
     def __init__(self) -> None:
         self.log = FakeLog()
-        self.hub = Hub(self.log, FakeMembership(), shared=lambda _: True, recovery_events=1000, recovery_bytes=MIB // 2)
+        self.hub = Hub(
+            self.log, FakeMembership(), shared=lambda _: False, recovery_events=1000, recovery_bytes=MIB // 2
+        )
 
     async def enter(self, connection: Connection, since: Since | None = None) -> list[Any]:
         found = await self.hub.subscribe(connection, {"all": since})
@@ -477,6 +484,52 @@ async def test_stopping_leaves_no_task_behind() -> None:
     for connection in (peer.stream(), peer.socket()):
         await connection.stop()
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def test_who_is_sent_away_while_catching_up_comes_back_to_where_it_stood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise its place would lack the topic, and it would go on from wherever that is by then."""
+    reader = Principal(Kind.SERVICE, "tests", scopes=frozenset({"notifications:read"}))
+
+    async def identify(_scope: Any) -> Principal:
+        return reader
+
+    monkeypatch.setattr(hub_module, "HELD_EVENTS", 10)
+    monkeypatch.setattr(streams.admission, "identify", identify)
+
+    async def call(endpoint: Any, world: World, since: bytes) -> bytes:
+        peer = Peer()
+        query = b"topics=all&wait=0&since=" + since
+        scope = {"type": "http", "method": "GET", "headers": [], "query_string": query}
+        over = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            await over.wait()
+            return {"type": "http.disconnect"}
+
+        asyncio.get_running_loop().call_later(5, over.set)
+        await endpoint(scope, receive, peer.send)
+        return b"".join(message.get("body", b"") for message in peer.messages)
+
+    @in_virtual_time
+    async def run() -> None:
+        for endpoint in (streams.poll, streams.stream):
+            world = World()
+            world.log.seconds = 0.2
+            house = SimpleNamespace(hub=world.hub, gate=Gate())
+            monkeypatch.setattr(streams.runtime, "current", lambda house=house: house)
+            opening = Recorder()  # Keeps the hub in the topic.
+            await world.enter(opening)
+            world.notify(5)
+            # The log is read after 0.1 s, and the answer comes 0.1 s later: what comes in between is held.
+            asyncio.get_running_loop().call_later(0.15, world.notify, 11)
+            answer = await call(endpoint, world, place({"all": Since("one", 0)}))
+            assert b'"code":4409' in answer
+            ids = re.findall(rb'(?:^id: |"since":")([\w-]+)', answer, re.MULTILINE)
+            assert _parse_place(ids[-1].decode()) == {"all": Since("one", 5)}
+            back = await call(endpoint, world, ids[-1])
+            assert [int(offset) for offset in re.findall(rb'"offset":(\d+),"id"', back)] == list(range(6, 17))
+
+    run()
 
 
 # --- What each kind writes ------------------------------------------------------------------------

@@ -84,9 +84,11 @@ class Load:
     async def post(self) -> float:
         number, self.count = self.count, self.count + 1
         started = time.perf_counter()
-        reply = await self.client.post("/api/notifications", json={"to": {"topic": "load"}, "data": number})
-        assert reply.status_code == 202, reply.text
-        return time.perf_counter() - started
+        while True:
+            reply = await self.client.post("/api/notifications", json={"to": {"topic": "load"}, "data": number})
+            if reply.status_code != 503:  # Busy: on a machine that has other things to do. The time counts.
+                assert reply.status_code == 202, reply.text
+                return time.perf_counter() - started
 
     async def post_many(self) -> float:
         """AT_ONCE posts at once -> the time of the slowest."""

@@ -1,14 +1,13 @@
 """The hub by examples: whatever the bus does to events, connections get the log, or are told that they do not."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from realtime import hub as hub_module
-from realtime.connections import DirectConnection
 from realtime.frames import Event
 from realtime.hub import Hub, Subscription
 from realtime.protocol import CloseCode, Since
@@ -728,27 +727,26 @@ async def test_a_reset_while_catching_up_means_come_back() -> None:
     assert alice.code is CloseCode.RESYNC
 
 
+class Slow(Recorder):
+    """A client that takes nothing."""
+
+    def write(self, data: Sequence[bytes]) -> None:
+        super().write(data)
+        self._written += sum(map(len, data))
+        self._check_pace(self._written)
+
+
 @in_virtual_time
 async def test_a_slow_reader_is_closed_and_the_others_go_on() -> None:
     world = World()
-    unread = bytearray()
-    closed: list[int] = []
-    slow = DirectConnection(
-        user="slow",
-        max_backlog=500,
-        write=unread.extend,
-        backlog=lambda: len(unread),
-        behind=lambda: False,
-        when_drained=lambda _: None,
-        close=lambda code, _reason: closed.append(code),
-    )
-    world.hub.go_live(slow, await world.hub.subscribe(slow, {"all": None}))
+    slow = Slow(max_backlog=500)
+    world.tell(slow, await world.hub.subscribe(slow, {"all": None}))
     alice = await world.connect()
     for _ in range(20):
         world.notify()
         await asyncio.sleep(0)
-    assert closed == [CloseCode.SLOW_READER]
-    assert len(unread) < 1000
+    assert slow.code is CloseCode.SLOW_READER
+    assert len(slow.offsets()) < 10
     assert alice.offsets() == list(range(1, 21))
     world.hub.leave(slow)
     assert world.hub.names() == ["all"]
