@@ -9,6 +9,7 @@ import msgspec
 from channels.consumer import AsyncConsumer, get_handler_name
 from channels.exceptions import StopConsumer
 from django.conf import settings
+from django.db import InterfaceError, OperationalError
 
 from accounts.credentials import Unauthenticated
 from accounts.errors import ApiError
@@ -174,7 +175,8 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
         except ApiError as error:
             connection.send(protocol.error(error.code, error.message, ref))
         except Exception as error:
-            logger.warning("An action failed: %r", error, exc_info=not isinstance(error, TimeoutError))
+            down = isinstance(error, TimeoutError | OperationalError | InterfaceError)
+            logger.warning("An action failed: %r", error, exc_info=not down)
             connection.send(protocol.error("unavailable", "This failed here, not with you: try again.", ref))
 
     async def _carry_out(self, action: protocol.Action, connection: Connection, principal: Principal) -> None:

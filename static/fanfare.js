@@ -11,7 +11,6 @@
  *
  * Every stored message of a topic arrives once and in order. Where that cannot be kept, `reset` says so: load the
  * topic again; the client goes on from there. `data` is what someone else wrote: show it as text, never as HTML.
- * docs/protocol.md shows what a message has.
  *
  * @typedef {{epoch: string | null, offset: number}} Position  A place in a topic; epoch null: nothing there yet.
  *
@@ -29,31 +28,8 @@
  * @property {"connecting" | "online" | "offline" | "closed"} state  After `closed` nothing more comes.
  * @property {Way} transport
  * @property {number} [retryAt]  offline: when the next attempt is due, in milliseconds since 1970.
- * @property {number} [code]  offline, closed: the close code; 0 where the client gave up the connection itself.
+ * @property {number} [code]  offline, closed: the close code, or 0.
  * @property {string} [reason]  offline, closed: in words.
- *
- * @typedef {{send: (text: string) => unknown, close: () => void}} Link  `send` takes a JSON frame; true: its answer
- *   comes by `on.answer`, also when the link is gone.
- *
- * @callback Transport  Opens a link. Its `frame` is an event, or just a sign of life; its `closed` may say how long not
- *   to come back.
- * @param {URL} url  The socket's.
- * @param {string} token
- * @param {{
- *   frame: (frame?: *) => void,
- *   closed: (code: number, reason: string, wait?: number) => void,
- *   answer: (ref: unknown, answer: object) => void,
- *   wants: () => {topics: Topics, defaults: boolean},
- *   getToken: () => Promise<string>,
- * }} on
- * @returns {Link}
- *
- * @typedef {Map<string, Position | undefined>} Topics  And from where.
- *
- * @callback Listen  Rejects with the reason when it ends.
- * @param {Requests} requests
- * @param {AbortSignal} signal
- * @returns {Promise<void>}
  */
 
 const BACKOFF_BASE = 500; // Milliseconds, like all times here.
@@ -61,14 +37,15 @@ const BACKOFF_CAP = 30_000;
 const STAYED_UP = 10_000; // A connection that lived this long starts the back-off anew.
 const QUIET = 30_000;
 const PATIENCE = 10_000;
-const MISSES = 2; // Attempts in a row, until another way is tried.
-const BETTER = 15_000; // Then a better way is tried again, and each time after twice as long.
+const MISSES = 2; // Attempts until another way is tried.
+const BETTER = 15_000; // Until a better one is, at first.
 const BETTER_CAP = 300_000;
 const SILENT = 20_000; // A stream says something every 15 s.
 const WAIT = 25; // Seconds that a poll waits.
 const PACE = 100; // Between two polls.
 const PASSING = new Set(["busy", "unavailable"]); // What the server refuses only for now.
 const ABOUT_TOPICS = new Set(["denied", "malformed_topic"]);
+const NOWHERE = "e30"; // The place of no topic.
 const EXPIRED = 4401;
 const MAX_TOPICS = 1000;
 const MAX_REQUESTS = 100;
@@ -85,7 +62,7 @@ export function connect(options = {}) {
 
 /** What a request is rejected with, and the `detail` of `error`; `code` is the server's, or one of those below. */
 export class FanfareError extends Error {
-  constructor(/** @type {unknown} */ code, /** @type {unknown} */ message) {
+  constructor(code, message) {
     super(words(message));
     this.name = "FanfareError";
     this.code = words(code);
@@ -94,39 +71,29 @@ export class FanfareError extends Error {
 
 /** Dispatches `message`, `recalled`, `reset`, `state` and `error`, each a CustomEvent with its `detail`. */
 class Client extends EventTarget {
-  /** @type {State} */
   #state;
-  /** @type {Map<string, Position | null>} The topics that are wanted, and how far each has been read. */
-  #topics = new Map();
-  /** @type {Map<number | string, Request>} What waits for an answer, by ref: numbers for publishes, else words. */
-  #requests = new Map();
-  /** @type {Set<string>} The last messages without an offset. */
-  #ids = new Set();
-  /** @type {Link | null} */
+  #topics = new Map(); // The topics that are wanted, and how far each has been read.
+  #requests = new Map(); // What waits for an answer, by ref: numbers for publishes, else words.
+  #ids = new Set(); // The last messages without an offset.
   #link = null;
   #ref = 0;
   #failures = 0;
   #onlineSince = Infinity;
-  /** @type {*} The next attempt, or the end of patience with this connection. */
-  #timer;
+  #timer; // The next attempt, or the end of patience with this connection.
 
-  /** @type {Link | null} By a better way, while that is tried beside the one that works. */
-  #spare = null;
-  /** @type {*} The next trial, or the end of patience with this one. */
-  #later;
+  #spare = null; // A link by a better way, while that is tried beside the one that works.
+  #later; // The next trial, or the end of patience with this one.
   #trials = 0;
   #misses = 0;
   #turns = 0; // From way to way, without getting through.
 
   #options;
   #defaults;
-  /** @type {Way[]} */
   #ways;
-  /** @type {Way} The way of this attempt, */
   #way;
-  #next; // and that of the next one.
+  #next; // The way of the next attempt.
 
-  constructor(/** @type {Options} */ options) {
+  constructor(options) {
     super();
     const { topics, transports } = options;
     this.#options = options;
@@ -171,7 +138,7 @@ class Client extends EventTarget {
     return this.#request(`subscribe ${topic}`, this.#subscription(topic));
   }
 
-  /** @param {string} topic @returns {Promise<object>} */
+  /** @param {string} topic */
   unsubscribe(topic) {
     this.#topics.delete(topic);
     return this.#request(`unsubscribe ${topic}`, { action: "unsubscribe", topic });
@@ -203,12 +170,11 @@ class Client extends EventTarget {
     return (getToken ? await inTime(getToken()) : token) ?? "";
   }
 
-  /** Only the link in use is listened to, and a spare one until it has answered. @returns {Link} */
-  #dial(/** @type {Way} */ way, /** @type {string} */ token, spare = false) {
-    /** @type {Link | null} */
+  /** Only the link in use is listened to, and a spare one until it has answered. */
+  #dial(way, token, spare = false) {
     let link = null;
     const inUse = () => link !== null && link === this.#link;
-    link = /** @type {Transport} */ (TRANSPORTS.get(way))(this.#url(), token, {
+    link = TRANSPORTS.get(way)(this.#url(), token, {
       frame: (frame) => {
         if (link === this.#spare && frame?.event === "welcome") this.#improve(way);
         if (inUse()) this.#receive(frame);
@@ -229,12 +195,12 @@ class Client extends EventTarget {
   }
 
   /** A spare link wants nothing yet: while it is tried, the positions move on. */
-  #wants(/** @type {boolean} */ spare) {
+  #wants(spare) {
     const names = spare ? [] : [...this.#topics.keys()];
     return { topics: new Map(names.map((topic) => [topic, this.#since(topic)])), defaults: this.#defaults };
   }
 
-  #lost(/** @type {number} */ code, /** @type {string} */ reason, wait = 0) {
+  #lost(code, reason, wait = 0) {
     if (this.#state.state === "closed") return;
     if (code >= 4500 && code <= 4999) return this.#stop(code, reason);
     if (this.#state.state === "connecting" && this.#link && code < 4000 && code !== 1012) this.#miss();
@@ -247,7 +213,7 @@ class Client extends EventTarget {
     this.#become({ state: "offline", retryAt: Date.now() + delay, code, reason });
   }
 
-  /** What waits for an answer of this link. */
+  /** What waits for an answer by this link. */
   #unsend() {
     for (const [ref, request] of this.#requests) {
       if (request.safe) continue;
@@ -277,14 +243,18 @@ class Client extends EventTarget {
     this.#later = setTimeout(() => this.#try(better[this.#trials++ % better.length]), delay);
   }
 
-  async #try(/** @type {Way} */ way) {
+  async #try(way) {
     const trial = (this.#later = setTimeout(() => this.#plan(), PATIENCE));
-    const token = await this.#getToken().catch(() => null);
-    if (token !== null && trial === this.#later) this.#spare = this.#dial(way, token, true);
+    try {
+      const token = await this.#getToken();
+      if (trial === this.#later) this.#spare = this.#dial(way, token, true);
+    } catch {
+      // Another time.
+    }
   }
 
   /** The better way has answered: it is the way now, and goes on from the positions as they are. */
-  #improve(/** @type {Way} */ way) {
+  #improve(way) {
     const link = this.#spare;
     this.#spare = null; // Not to be closed with the old one.
     this.#disconnect();
@@ -301,7 +271,7 @@ class Client extends EventTarget {
     this.#spare = null;
   }
 
-  #stop(/** @type {number} */ code, /** @type {string} */ reason) {
+  #stop(code, reason) {
     if (this.#state.state === "closed") return;
     this.#disconnect();
     removeEventListener("online", this.#hurry);
@@ -319,7 +289,7 @@ class Client extends EventTarget {
   }
 
   /** The network is back, or somebody looks: wait no longer, and doubt a connection that looks alive. */
-  #hurry = (/** @type {Event} */ { type }) => {
+  #hurry = ({ type }) => {
     if (type !== "online" && document.visibilityState === "hidden") return;
     if (this.#state.state === "offline") this.#open();
     if (this.#state.state === "online") this.#probe();
@@ -332,28 +302,30 @@ class Client extends EventTarget {
   }
 
   /** There is one thing at a time that the connection waits for. */
-  #await(/** @type {(() => void) | null} */ then, delay = 0) {
+  #await(then, delay = 0) {
     clearTimeout(this.#timer);
     if (then) this.#timer = setTimeout(then, delay);
   }
 
-  #receive(/** @type {*} */ frame) {
+  #receive(frame) {
     if (this.#state.state === "online") this.#await(() => this.#probe(), QUIET);
     const { event, ...detail } = frame ?? {};
     if (event === "welcome") this.#welcome(detail);
     else if (event === "message") this.#isNew(detail) && this.#emit("message", detail);
     else if (event === "recalled") this.#isRecall(detail) && this.#emit("recalled", detail);
     else if (event === "reset") this.#move(detail, true);
-    else if (event === "subscribed") this.#move(detail, detail.recovered === false);
+    else if (event === "subscribed") this.#subscribed(detail);
     else if (event === "unsubscribed") this.#left(detail);
     else if (event === "ok") this.#settle(detail.ref, detail);
     else if (event === "error") this.#refuse(detail);
   }
 
-  #welcome(/** @type {*} */ { topics }) {
+  #welcome({ topics }) {
+    const places = Object.entries(topics ?? {});
+    if (this.#state.state === "online") for (const [topic, at] of places) this.#subscribed({ topic, ...at });
     if (this.#state.state !== "connecting") return;
     const joined = new Set();
-    for (const [topic, at] of Object.entries(topics ?? {})) {
+    for (const [topic, at] of places) {
       const wanted = this.#topics.has(topic) || (this.#defaults && this.#topics.size < MAX_TOPICS);
       if (!wanted || !position(at) || this.#topics.get(topic)) continue;
       this.#topics.set(topic, position(at));
@@ -376,7 +348,7 @@ class Client extends EventTarget {
   }
 
   /** Moves on past a message. False for one that was here already, or that is none. */
-  #isNew(/** @type {*} */ { topic, offset, id }) {
+  #isNew({ topic, offset, id }) {
     if (!this.#topics.has(topic) || typeof id !== "string") return false;
     if (offset === null) {
       if (this.#ids.has(id)) return false;
@@ -390,12 +362,17 @@ class Client extends EventTarget {
     return true;
   }
 
-  #isRecall(/** @type {*} */ { topic, id }) {
+  #isRecall({ topic, id }) {
     return this.#topics.has(topic) && typeof id === "string";
   }
 
-  /** The server says where we are now, and whether something is lost. */
-  #move(/** @type {*} */ detail, /** @type {boolean} */ lost) {
+  #subscribed(detail) {
+    const ref = `subscribe ${words(detail.topic)}`;
+    this.#move({ recovered: true, ref, ...detail }, detail.recovered === false);
+  }
+
+  /** The server says where we are, and whether something is lost. */
+  #move(detail, lost) {
     const { topic, ref } = detail;
     const to = position(detail);
     if (to && this.#topics.has(topic)) {
@@ -407,7 +384,7 @@ class Client extends EventTarget {
     this.#settle(ref, detail);
   }
 
-  #left(/** @type {*} */ detail) {
+  #left(detail) {
     const { topic, ref } = detail;
     const asked = this.#settle(ref, detail);
     if (this.#requests.has(`subscribe ${words(topic)}`)) return; // Wanted again meanwhile.
@@ -416,7 +393,7 @@ class Client extends EventTarget {
     }
   }
 
-  #refuse(/** @type {*} */ { ref, code, message }) {
+  #refuse({ ref, code, message }) {
     const error = new FanfareError(code, message);
     if (typeof ref === "string" && ref.startsWith("subscribe ")) {
       if (PASSING.has(code)) return this.#lost(0, error.message); // The topic is asked for again.
@@ -425,38 +402,36 @@ class Client extends EventTarget {
     if (!this.#settle(ref, error)) this.#emit("error", error);
   }
 
-  #subscription(/** @type {string} */ topic) {
+  #subscription(topic) {
     return { action: "subscribe", topic, since: this.#since(topic) };
   }
 
-  #since(/** @type {string} */ topic) {
+  #since(topic) {
     const at = this.#topics.get(topic);
     // Without an epoch the topic was empty when we came: from its beginning; what we have seen is dropped here.
     return at?.epoch === null ? { epoch: null, offset: 0 } : (at ?? undefined);
   }
 
-  /** @returns {Promise<*>} */
-  #request(/** @type {number | string} */ ref, /** @type {object} */ frame) {
+  #request(ref, frame) {
     if (this.#state.state === "closed") return refused("closed", `${this.#state.reason}`);
     this.#settle(ref, new FanfareError("superseded", "Asked for again."));
     if (this.#requests.size >= MAX_REQUESTS) return refused("busy", "Too many requests wait for an answer.");
     return new Promise((resolve, reject) => {
       const text = JSON.stringify({ ...frame, ref });
       const expire = () => this.#settle(ref, new FanfareError("timeout", "The server has not answered in time."));
-      this.#requests.set(ref, { text, resolve, reject, sent: false, safe: false, timer: setTimeout(expire, PATIENCE) });
+      this.#requests.set(ref, { text, resolve, reject, sent: false, timer: setTimeout(expire, PATIENCE) });
       if (this.#state.state === "online") this.#send(ref, text);
     });
   }
 
-  #send(/** @type {number | string} */ ref, /** @type {string} */ text) {
-    const request = this.#requests.get(ref);
-    if (request) request.sent = true;
-    const safe = this.#link?.send(text) === true;
-    if (request) request.safe = safe;
+  #send(ref, text) {
+    const request = this.#requests.get(ref) ?? {};
+    request.sent = true;
+    request.safe = this.#link?.send(text); // It will be answered, whatever becomes of the link.
   }
 
   /** Ends a request with its answer. False when nobody waits for it. */
-  #settle(/** @type {*} */ ref, /** @type {*} */ answer) {
+  #settle(ref, answer) {
     const request = this.#requests.get(ref);
     if (!request) return false;
     clearTimeout(request.timer);
@@ -466,17 +441,17 @@ class Client extends EventTarget {
     return true;
   }
 
-  #become(/** @type {Omit<State, "transport">} */ state) {
+  #become(state) {
     this.#state = { ...state, transport: this.#way };
     this.#emit("state", this.#state);
   }
 
-  #emit(/** @type {string} */ name, /** @type {*} */ detail) {
+  #emit(name, detail) {
     this.dispatchEvent(new CustomEvent(name, { detail }));
   }
 }
 
-/** @type {Transport} */
+/** A transport: opens a link `{send, close}`. */
 function webSocket(url, token, on) {
   const { topics, defaults } = on.wants();
   url.protocol = url.protocol.replace("http", "ws");
@@ -489,28 +464,31 @@ function webSocket(url, token, on) {
   return socket;
 }
 
-/** Server-sent events, by `fetch`: an `EventSource` cannot set headers. @type {Listen} */
+/** Server-sent events, by `fetch`: an `EventSource` cannot set headers. */
 async function stream(requests, signal) {
   let rest = "";
   let data = "";
+  let id = "";
   await read(await requests.get("stream", signal), (text) => {
     requests.alive();
-    const lines = (rest + text).split(/\r?\n/);
+    const lines = text.split("\n");
+    lines[0] = rest + lines[0];
     rest = `${lines.pop()}`;
     bounded(rest + data);
     for (const line of lines) {
-      const [, field, value] = /^(data|id): ?(.*)/.exec(line) ?? [];
+      const [, field, value] = /^(data|id): ?(.*)/s.exec(line) ?? [];
       if (field === "data") data += value;
-      else if (field) requests.place(value, signal);
-      if (line || !data) continue;
-      requests.event(parsed(data), signal);
-      data = "";
+      else if (field) id = value;
+      if (line.trim()) continue;
+      if (data) requests.event(parsed(data), signal);
+      if (id) requests.place(id, signal);
+      data = id = "";
     }
   });
   throw new Refusal(1006, "The stream has ended.");
 }
 
-/** The first poll is answered at once. @type {Listen} */
+/** The first poll is answered at once. */
 async function poll(requests, signal) {
   for (let wait = 0; ; wait = WAIT) {
     requests.answer(parsed(await bodyOf(await requests.get("poll", signal, wait))), signal);
@@ -518,28 +496,20 @@ async function poll(requests, signal) {
   }
 }
 
-/**
- * Requests that look like a socket to the client. Nothing can be sent along one that listens: for other topics there is
- * a new one, from the client's positions.
- * @implements {Link}
- */
+/** Looks like a socket; what cannot be sent along a request makes a new one. */
 class Requests {
   #abort = new AbortController();
-  #welcomed = false;
   #heard = Date.now();
-  /** @type {Topics} What is asked for, until it is answered. */
-  #asked = new Map();
-  /** @type {Topics} */
+  #asked = new Map(); // Topics and positions, not answered so far.
   #topics = new Map();
-  /** @type {*[]} Why topics are refused, in the order of the topics. */
-  #refusals = [];
+  #refusals = []; // In the order of the topics.
 
   #listen;
   #url;
   #token;
   #on;
 
-  constructor(/** @type {Listen} */ listen, /** @type {Parameters<Transport>} */ [url, token, on]) {
+  constructor(listen, [url, token, on]) {
     url.protocol = url.protocol.replace("ws", "http");
     this.#listen = listen;
     this.#url = url;
@@ -548,7 +518,7 @@ class Requests {
     this.#again();
   }
 
-  send(/** @type {string} */ text) {
+  send(text) {
     const { action, ref, topic, since, ...message } = JSON.parse(text);
     if (action === "publish") return this.#publish(ref, topic, message);
     const isAsked = this.#asked.has(topic) && JSON.stringify(this.#asked.get(topic)) === JSON.stringify(since);
@@ -566,68 +536,52 @@ class Requests {
     this.#on.frame();
   }
 
-  /** Asks for what the client wants now. `wait`: for a poll. */
-  get(/** @type {string} */ name, /** @type {AbortSignal} */ signal, wait = -1) {
+  /** Asks for what the client wants now. */
+  get(name, signal, wait = 0) {
     const { topics, defaults } = this.#on.wants();
-    const place = placeOf(topics);
-    const isPoll = wait >= 0;
     this.#topics = topics;
-    this.#asked = new Map(defaults || wait > 0 ? [] : topics);
+    this.#asked = new Map(defaults || wait ? [] : topics);
     this.#refusals = [];
-    const query = { ...(!defaults && { topics: [...topics.keys()].join() }), ...(isPoll && { wait: `${wait}` }) };
-    const headers = !isPoll && place && { "Last-Event-ID": place };
-    return this.#fetch(name, { ...query, ...(isPoll && place && { since: place }) }, { headers, signal });
+    const query = new URLSearchParams({ since: placeOf(topics), wait: `${wait}` });
+    if (!defaults) query.set("topics", [...topics.keys()].join());
+    return this.#fetch(`${name}?${query}`, { signal });
   }
 
   /** The answer to a poll, told as a stream would. */
-  answer(/** @type {*} */ answer, /** @type {AbortSignal} */ signal) {
+  answer(answer, signal) {
     const { events, since } = answer ?? {};
     const places = placed(since);
     if (!Array.isArray(events) || !places) throw new Refusal(0, "This is no answer to a poll.");
     this.alive();
-    const fresh = [...places].filter(([topic]) => !this.#topics.get(topic));
-    const starts = fresh.map(([topic, at]) => {
+    for (const [topic, at] of places) {
       const first = events.find((event) => event?.topic === topic && event.offset > 0);
-      return [topic, first ? { ...at, offset: first.offset - 1 } : at];
-    });
-    this.event({ event: "welcome", topics: Object.fromEntries(starts) }, signal);
+      if (this.#topics.get(topic)) places.delete(topic);
+      else if (first) at.offset = first.offset - 1;
+    }
+    this.event({ event: "welcome", topics: Object.fromEntries(places) }, signal);
     for (const event of events) this.event(event, signal);
     this.place(since, signal);
   }
 
-  /** An event, told as a socket would. */
-  event(/** @type {*} */ frame, /** @type {AbortSignal} */ signal) {
+  event(frame, signal) {
     if (signal.aborted) return;
-    const { event, topic, topics, code, reason } = frame ?? {};
+    const { event, code, reason } = frame ?? {};
     if (event === "closed") this.#on.closed(Number.isInteger(code) ? code : 1006, words(reason));
     else if (event === "error" && this.#asked.size) this.#refusals.push(frame);
-    else if (event === "subscribed") this.#on.frame({ ...frame, ref: `subscribe ${words(topic)}` });
-    else if (event !== "welcome") this.#on.frame(frame);
-    else if (this.#welcomed) this.#subscribed(Object.entries(topics ?? {}), signal);
-    else {
-      this.#welcomed = true;
-      this.#on.frame(frame);
-    }
+    else this.#on.frame(frame);
   }
 
-  /** Where the server says that we are. What was asked for and is not there is refused. */
-  place(/** @type {unknown} */ text, /** @type {AbortSignal} */ signal) {
+  /** Where the server says that we are. What is not there is refused. */
+  place(text, signal) {
     const places = placed(text);
     if (!places) return;
     const missing = [...this.#asked.keys()].filter((topic) => !places.has(topic));
     this.#asked.clear();
-    this.#subscribed([...places], signal);
-    this.#refuse(missing, signal);
-  }
-
-  #subscribed(/** @type {[string, *][]} */ places, /** @type {AbortSignal} */ signal) {
-    for (const [topic, at] of places) this.event({ event: "subscribed", topic, ...at, recovered: true }, signal);
-  }
-
-  #refuse(/** @type {string[]} */ topics, /** @type {AbortSignal} */ signal) {
+    this.event({ event: "welcome", topics: Object.fromEntries(places) }, signal);
     const last = this.#refusals.at(-1);
-    if (!last) return;
-    for (const topic of topics) this.event({ ...(this.#refusals.shift() ?? last), ref: `subscribe ${topic}` }, signal);
+    for (const topic of last ? missing : []) {
+      this.event({ ...(this.#refusals.shift() ?? last), ref: `subscribe ${topic}` }, signal);
+    }
   }
 
   /** A new request takes the place of the one that listens. */
@@ -637,130 +591,106 @@ class Requests {
     queueMicrotask(() => signal.aborted || this.#listen(this, signal).catch((error) => this.#failed(error, signal)));
   }
 
-  #failed(/** @type {*} */ { close = 0, code, message, wait }, /** @type {AbortSignal} */ signal) {
+  #failed({ close = 0, code, message, wait }, signal) {
     if (signal.aborted) return;
-    const topics = [...this.#asked.keys()];
-    if (!ABOUT_TOPICS.has(code) || !topics.length) return this.#on.closed(close, message, wait);
+    if (!ABOUT_TOPICS.has(code) || !this.#asked.size) return this.#on.closed(close, message, wait);
     // None of the topics may be had: as on a socket, that is no reason to go.
     this.event({ event: "welcome" }, signal);
-    this.#asked.clear();
     this.#refusals = [{ event: "error", code, message }];
-    this.#refuse(topics, signal);
+    this.place(NOWHERE, signal);
     if (!signal.aborted) this.#again();
   }
 
   /** Asks until there is an answer or nobody waits any more; the key makes the server store it once. */
-  #publish(/** @type {unknown} */ ref, /** @type {string} */ topic, /** @type {object} */ message) {
-    const [, kind = "", key = true] = /^(?:(user|account|topic)\.(.+)|all)$/s.exec(topic) ?? [];
+  async #publish(ref, topic, message) {
+    const [, kind = topic, key = true] = /^(user|account|topic)\.(.+)/s.exec(topic) ?? [];
     const id = crypto.getRandomValues(new Uint32Array(4)).join("-");
     const headers = { "Content-Type": "application/json", "Idempotency-Key": id };
-    const body = JSON.stringify({ to: { [kind || topic]: key }, ...message });
-    const until = Date.now() + PATIENCE;
-    const ask = async () => {
+    const body = JSON.stringify({ to: { [kind]: key }, ...message });
+    for (const until = Date.now() + PATIENCE; Date.now() < until; ) {
       try {
         const signal = AbortSignal.timeout(PATIENCE / 3);
-        const reply = await this.#fetch("notifications", {}, { method: "POST", headers, body, signal });
-        this.#on.answer(ref, { ref, ...parsed(await bodyOf(reply)) });
-      } catch (/** @type {*} */ error) {
+        const reply = await this.#fetch("notifications", { method: "POST", headers, body, signal });
+        return this.#on.answer(ref, { ref, ...parsed(await bodyOf(reply)) });
+      } catch (error) {
         if (error.close >= 4500) return this.#on.answer(ref, error);
         if (error.close === EXPIRED) this.#token = await this.#on.getToken().catch(() => this.#token);
         await pause((error.wait ?? 0) + BACKOFF_BASE * (0.5 + Math.random()));
-        if (Date.now() < until) ask();
       }
-    };
-    ask();
-    return true;
+    }
   }
 
-  /** @param {string} name @param {Record<string, string>} query @param {*} options @returns {Promise<Response>} */
-  async #fetch(name, query, { headers, ...options }) {
-    const url = new URL(`../api/${name}?${new URLSearchParams(query)}`, this.#url);
-    const authorization = this.#token && { Authorization: `Bearer ${this.#token}` };
-    const reply = await fetch(url, { ...options, headers: { ...headers, ...authorization }, cache: "no-store" });
-    if (reply.ok) return reply;
+  async #fetch(path, options) {
+    const bearer = this.#token && { Authorization: `Bearer ${this.#token}` };
+    const all = { ...options, headers: { ...options.headers, ...bearer }, cache: "no-store" };
+    const reply = await fetch(new URL(`../api/${path}`, this.#url), all);
+    const { ok, status, headers } = reply;
+    if (ok) return reply;
     const { code, message } = parsed(await bodyOf(reply))?.error ?? {};
-    if (!words(code)) throw new Refusal(0, `Somebody answered ${reply.status}.`); // Not our server.
-    const wait = Math.min(Number(reply.headers.get("Retry-After")) || 0, 300) * 1000;
-    throw new Refusal(closeCode(reply.status, words(message)), message, code, wait);
+    if (!words(code)) throw new Refusal(0, `Somebody answered ${status}.`); // Not our server.
+    const bad = words(message).includes("has expired") ? EXPIRED : 4501;
+    const close = { 401: bad, 403: 4501, 409: 4410, 429: 4410, 503: 4410 }[status] ?? (status < 500 ? 4500 : 0);
+    throw new Refusal(close, message, code, Math.min(Number(headers.get("Retry-After")) || 0, 300) * 1000);
   }
 }
 
-/** @type {Map<string, Transport>} Best first. */
 const TRANSPORTS = new Map([
   ["websocket", webSocket],
   ["stream", (...given) => new Requests(stream, given)],
   ["poll", (...given) => new Requests(poll, given)],
 ]);
 
-/**
- * @typedef {object} Request
- * @property {string} text
- * @property {boolean} sent
- * @property {boolean} safe  Sent, and the answer does not depend on the link.
- * @property {(answer: *) => void} resolve
- * @property {(error: Error) => void} reject
- * @property {*} timer
- */
-
-/** Why there is no answer; `close` is the code that a socket would close with, or 0. */
+/** `close`: as of a socket, or 0. */
 class Refusal extends FanfareError {
-  constructor(/** @type {number} */ close, /** @type {unknown} */ message, code = "", wait = 0) {
+  constructor(close, message, code = "", wait = 0) {
     super(code, message);
     this.close = close;
     this.wait = wait;
   }
 }
 
-function closeCode(/** @type {number} */ status, /** @type {string} */ message) {
-  if (status === 401 && message.includes("has expired")) return EXPIRED;
-  if ([401, 403].includes(status)) return 4501;
-  if ([409, 429, 503].includes(status)) return 4410;
-  return [400, 413, 415, 422].includes(status) ? 4500 : 0;
-}
-
-async function read(/** @type {*} */ reply, /** @type {(text: string) => void} */ take) {
+async function read(reply, take) {
   const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
   for (let part; !(part = await reader.read()).done; ) take(part.value);
 }
 
-async function bodyOf(/** @type {Response} */ reply) {
+async function bodyOf(reply) {
   let body = "";
   await read(reply, (text) => bounded((body += text)));
   return body;
 }
 
-function bounded(/** @type {string} */ text) {
+function bounded(text) {
   if (text.length > MAX_TEXT) throw new Refusal(0, "The server says too much at once.");
 }
 
-/** The server's text for positions; empty without any. */
-function placeOf(/** @type {Topics} */ topics) {
+/** The server's text for positions. */
+function placeOf(topics) {
   const known = [...topics].flatMap(([topic, at]) => (at ? [[topic, [at.epoch, at.offset]]] : []));
-  if (!known.length) return "";
   const bytes = [...new TextEncoder().encode(JSON.stringify(Object.fromEntries(known)))];
   return btoa(bytes.map((byte) => String.fromCharCode(byte)).join("")).replaceAll("+", "-").replaceAll("/", "_");
 }
 
-/** The positions in such a text. @returns {Map<string, Position> | null} */
-function placed(/** @type {unknown} */ text) {
+function placed(text) {
   try {
     const bytes = [...atob(words(text).replaceAll("-", "+").replaceAll("_", "/"))].map((byte) => byte.charCodeAt(0));
     const places = Object.entries(parsed(new TextDecoder().decode(Uint8Array.from(bytes))));
-    return new Map(places.map(([topic, [epoch, offset]]) => [topic, position({ epoch, offset })]).filter(([, at]) => at));
+    const known = places.map(([topic, [epoch, offset]]) => [topic, position({ epoch, offset })]);
+    return new Map(known.filter(([, at]) => at));
   } catch {
     return null;
   }
 }
 
 /** Whether the server can be reached, by whatever way. */
-function isThere(/** @type {URL} */ url) {
+function isThere(url) {
   url.protocol = url.protocol.replace("ws", "http");
   const reply = fetch(new URL("../livez", url), { mode: "no-cors", signal: AbortSignal.timeout(PATIENCE) });
   return reply.then(({ status }) => status < 500).catch(() => false);
 }
 
-/** The way that worked, for the session's other pages. */
-function memory(/** @type {Way | undefined} */ way) {
+/** The way that worked, for the next page. */
+function memory(way) {
   try {
     if (way) sessionStorage.setItem("fanfare.transport", way);
     return sessionStorage.getItem("fanfare.transport");
@@ -769,12 +699,11 @@ function memory(/** @type {Way | undefined} */ way) {
   }
 }
 
-function pause(/** @type {number} */ delay) {
+function pause(delay) {
   return new Promise((resolve) => setTimeout(resolve, delay));
 }
 
-/** The JSON in a text, or undefined. @returns {*} */
-function parsed(/** @type {*} */ text) {
+function parsed(text) {
   try {
     return JSON.parse(text);
   } catch {
@@ -782,24 +711,22 @@ function parsed(/** @type {*} */ text) {
   }
 }
 
-/** The position that a value is, or null. @returns {Position | null} */
-function position(/** @type {*} */ value) {
+/** The position that a value is, or null. */
+function position(value) {
   const { epoch, offset } = value ?? {};
   const valid = (epoch === null || typeof epoch === "string") && Number.isSafeInteger(offset) && offset >= 0;
   return valid ? { epoch, offset } : null;
 }
 
 /** Text where text was promised: anything else might throw when it is made into some. */
-function words(/** @type {unknown} */ value) {
+function words(value) {
   return typeof value === "string" ? value : "";
 }
 
-/** @returns {Promise<never>} */
-function refused(/** @type {string} */ code, /** @type {string} */ message) {
+function refused(code, message) {
   return Promise.reject(new FanfareError(code, message));
 }
 
-/** @template T @param {T | Promise<T>} answer @returns {Promise<T>} */
 function inTime(answer) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => reject(new FanfareError("timeout", "getToken took too long.")), PATIENCE);

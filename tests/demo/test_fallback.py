@@ -164,7 +164,7 @@ def test_each_way_shows_what_is_sent_publishes_and_resumes_after_a_restart(start
         assert await_note(page, "recalled")[0]["id"] == sent["id"]
     stack.web[1].stop()
     for page in pages.values():
-        page.wait_for_function("client.state.state !== 'online'")
+        page.wait_for_function("() => client.state.state !== 'online'")
     for number in range(3, 6):
         stack.send({"user": "reader"}, number)
     stack.web[1].start()
@@ -199,7 +199,7 @@ def test_each_way_is_told_what_is_lost_and_gets_a_fresh_token_or_none(start: Sta
     short = [stack.token(user, ttl=2), stack.token(user)]
     start_client(page, {"transports": [way], "tokens": short}, "/static/fanfare.js")
     await_state(page, "online")
-    page.wait_for_function("notes.some(([, detail]) => detail?.code === 4401)")
+    page.wait_for_function("() => notes.some(([, detail]) => detail?.code === 4401)")
     await_state(page, "online")
 
 
@@ -221,9 +221,11 @@ def test_from_one_way_to_the_next_and_back_nothing_is_lost_and_nothing_comes_twi
     producer = threading.Thread(target=produce)
     producer.start()
     try:
+        page.clock.fast_forward(11_000)  # It has been up for a while: the back-off starts anew.
         proxy.bar("websocket")
         await_state(page, "online", "stream", seconds=20)
         await_note(page, "message", len(numbers(page)) + 10)
+        page.clock.fast_forward(11_000)
         proxy.bar("websocket", "stream")
         await_state(page, "online", "poll", seconds=20)
         await_note(page, "message", len(numbers(page)) + 10)

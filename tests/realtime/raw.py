@@ -3,6 +3,7 @@
 import json
 import socket
 import struct
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlencode
@@ -96,6 +97,14 @@ class Raw:
         self._got = bytearray(rest)
         first, *lines = head.decode("latin-1").split("\r\n")
         return int(first.split()[1]), {name.lower(): value for name, _, value in (s.partition(": ") for s in lines)}
+
+    def try_to_read(self, seconds: float) -> None:
+        """Waits a moment for an answer, which there may be or not."""
+        patience = self.socket.gettimeout()
+        self.socket.settimeout(seconds)
+        with suppress(TimeoutError, EOFError):
+            self._more()
+        self.socket.settimeout(patience)
 
     def frame(self) -> tuple[int, bytes]:
         """The next frame of the server -> opcode, payload; CLOSE and nothing when it went without one."""

@@ -12,7 +12,7 @@ import pytest
 from accounts.principals import Kind, Principal
 from realtime import connections as connections_module
 from realtime import hub as hub_module
-from realtime import metrics, streams
+from realtime import admission, metrics, runtime, streams
 from realtime.admission import Gate
 from realtime.connections import (
     BEHIND_BYTES,
@@ -494,7 +494,7 @@ def test_who_is_sent_away_while_catching_up_comes_back_to_where_it_stood(monkeyp
         return reader
 
     monkeypatch.setattr(hub_module, "HELD_EVENTS", 10)
-    monkeypatch.setattr(streams.admission, "identify", identify)
+    monkeypatch.setattr(admission, "identify", identify)
 
     async def call(endpoint: Any, world: World, since: bytes) -> bytes:
         peer = Peer()
@@ -516,7 +516,7 @@ def test_who_is_sent_away_while_catching_up_comes_back_to_where_it_stood(monkeyp
             world = World()
             world.log.seconds = 0.2
             house = SimpleNamespace(hub=world.hub, gate=Gate())
-            monkeypatch.setattr(streams.runtime, "current", lambda house=house: house)
+            monkeypatch.setattr(runtime, "current", lambda house=house: house)
             opening = Recorder()  # Keeps the hub in the topic.
             await world.enter(opening)
             world.notify(5)

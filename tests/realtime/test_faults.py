@@ -106,7 +106,8 @@ async def steady_load(stack: Stack) -> AsyncIterator[Load]:
         base_url=stack.web[0].url,
         headers={"Authorization": f"Bearer {stack.api_key}"},
         timeout=PATIENCE,
-        limits=httpx.Limits(max_connections=AT_ONCE + 10, max_keepalive_connections=AT_ONCE + 10),
+        # Connections that idle are closed before the server does it, which would be a race.
+        limits=httpx.Limits(max_connections=AT_ONCE + 10, keepalive_expiry=2),
     ) as client:
         load = Load(client)
         task = asyncio.create_task(load.go_on())

@@ -477,23 +477,6 @@ class ForgetsHeldEvents(Hub):
         super().go_live(connection, subscriptions)
 
 
-class RemembersTooMuch(Hub):
-    """Serves from memory what memory does not reach."""
-
-    @staticmethod
-    def _remember(topic: _Topic, events: Sequence[Event]) -> None:
-        after = topic.recent_after
-        Hub._remember(topic, events)
-        topic.recent_after = min(topic.recent_after, after)
-
-
-class ClearsOverflow(Hub):
-    def _deliver(self, topic: _Topic, events: Sequence[Event]) -> None:
-        super()._deliver(topic, events)
-        for catch_up in topic.catching_up.values():
-            catch_up.overflowed = False
-
-
 class RecoversTooMuch(Hub):
     """Promises the oldest that was missed without looking whether retention has kept it."""
 
@@ -511,8 +494,6 @@ MUTANTS: list[type[Hub]] = [
     KeepsQuietAboutEpochs,
     GoesLiveTooEarly,
     ForgetsHeldEvents,
-    RemembersTooMuch,
-    ClearsOverflow,
     RecoversTooMuch,
 ]
 

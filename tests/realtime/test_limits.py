@@ -43,7 +43,7 @@ CONSTANTS = {
     "realtime.uvicorn_protocol.HEADER_SECONDS": 1.0,
     "realtime.uvicorn_protocol.STUCK_SECONDS": 3.0,
 }
-SMALL = {
+SMALL: dict[str, Any] = {
     "FRAMES_PER_SECOND": "2",
     "FRAMES_BURST": "10",
     "CONNECTIONS_PER_USER": "2",

@@ -111,7 +111,7 @@ class Reader:
             return self.blocks[before:]
 
 
-def poll(web: Web, credential: str | None, **query: str | int) -> dict[str, Any]:
+def poll(web: Web, credential: str | None, **query: Any) -> dict[str, Any]:
     response = ask(web, "/api/poll", credential, **query)
     assert response.status_code == 200, response.text
     return dict(response.json())
