@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test faults check requirements clean
+.PHONY: help run test faults check bench bench-peers requirements clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_COMPILE := .venv/bin/pip-compile --quiet --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links \
@@ -35,6 +35,12 @@ check: .venv/installed-dev ## Style, types, layers, schema, migrations, deployme
 	.venv/bin/python manage.py spectacular --validate --fail-on-warn > /dev/null && \
 	.venv/bin/python manage.py makemigrations --check --dry-run && \
 	$(DEPLOY) .venv/bin/python manage.py check --deploy --fail-level WARNING
+
+bench: .venv/installed-dev ## How fast it is, beside its peers: six minutes
+	@.venv/bin/python -W ignore -m benchmarks
+
+bench-peers: ## Install the peers that `bench` measures beside
+	@benchmarks/peers/install
 
 requirements: .venv/installed-dev ## Pin again what requirements*.in ask for
 	@$(PIP_COMPILE) --upgrade --output-file requirements.txt requirements.in

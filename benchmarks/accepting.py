@@ -23,7 +23,7 @@ def main(topics: int, seconds: float) -> None:
         accept(batch)
         batches += 1
     print(batches * BATCH / (time.monotonic() - began))
-    bus.flush(30)
+    bus._publisher().flush(30)
 
 
 main(int(sys.argv[1]), float(sys.argv[2]))

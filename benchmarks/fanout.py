@@ -65,7 +65,7 @@ def fanout(folder: Path) -> Table:
     table.at_most("Fanfare, against Nchan", single[FANFARE], single[NCHAN], " µs")
     table.notes += [
         "µs: CPU time of the server's process, for everything it did meanwhile.",
-        f"{PUBLISHES_PER_SECOND} publishes a second at most; the next one waits until the last has reached every socket.",
+        f"{PUBLISHES_PER_SECOND} publishes a second at most; each waits until the last has reached every socket.",
         "Fanfare's requests go to a second web process, as Channels' and NATS' publishers are processes of their own.",
         "Each server adds an envelope of its own: Fanfare's frame has topic, offset, id, type and time.",
     ]

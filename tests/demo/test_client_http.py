@@ -229,7 +229,8 @@ def test_an_endless_line_is_cut_off_and_nonsense_does_not_throw(start: Start, se
     page = start("stream", topics=[ALICE])
     stream = server.accept("stream")
     stream.welcome(**{ALICE: at(0)})
-    for value in (None, 7, "text", [], {}, {"event": {"toString": 1}}, {"event": "closing"}, True):
+    values: tuple[Any, ...] = (None, 7, "text", [], {}, {"event": {"toString": 1}}, {"event": "closing"}, True)
+    for value in values:
         stream.write(b"data: %s\n\n" % json.dumps(value).encode())
         for event in ("welcome", "message", "reset", "subscribed", "error", "recalled", "unsubscribed", "ok"):
             fields = ("topic", "topics", "offset", "id", "ref", "code", "message", "epoch")
@@ -241,9 +242,10 @@ def test_an_endless_line_is_cut_off_and_nonsense_does_not_throw(start: Start, se
         b"\xff\xfe",
         placed({ALICE: [1, "x"]}),
         placed({ALICE: []}),
-        placed([]),
+        placed({}),
+        b"W10",
         b"bnVsbA",
-    ):  # type: ignore[arg-type]
+    ):
         stream.write(b"id: %s\n\ndata: {]\n\ndata\n\nid\n\n" % text)
     stream.send(message(1, data="still here"))
     assert "still here" in [one["data"] for one in await_note(page, "message")]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from accounts.principals import Kind, Principal
+from realtime import admission, metrics, runtime, streams
 from realtime import connections as connections_module
 from realtime import hub as hub_module
-from realtime import admission, metrics, runtime, streams
 from realtime.admission import Gate
 from realtime.connections import (
     BEHIND_BYTES,
