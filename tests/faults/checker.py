@@ -48,6 +48,7 @@ class Run:
     before: dict[int, Sample] = field(default_factory=dict)  # Process -> what it used under load, before the fault.
     after: dict[int, Sample] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)  # What should be nothing in the end, by name.
+    ends: dict[str, int] = field(default_factory=dict)  # Topic -> the offset up to which the clients stayed.
 
 
 def check(run: Run) -> list[Violation]:
@@ -182,9 +183,10 @@ def delivery(run: Run) -> Iterator[Violation]:
         yield from _in_order(seen)
         user = run.ledger.clients[client].user
         got = {line.offset for line in seen if isinstance(line, Got)}
+        end = run.ends.get(topic, len(run.history.rows))
         for row in rows.get(topic, ()):
             hidden = row.expires or row.recalled or user in row.excluded or row.offset is None
-            if not hidden and (row.offset or 0) > seen[0].offset and row.offset not in got:
+            if not hidden and seen[0].offset < (row.offset or 0) <= end and row.offset not in got:
                 yield Violation("I4", "lost", f"{client} started at {seen[0].offset} and lacks {row}")
 
 

@@ -59,6 +59,7 @@ class Load:
     listeners: list[Listener] = field(default_factory=list)
     behind_proxy: float = 0.0  # This part of the clients connects to `socket_port`.
     refused_connections: int = 0
+    ends: dict[str, int] = field(default_factory=dict)  # The last offset of each topic, once there is one.
     _chance: random.Random = field(default_factory=random.Random)
     _names: list[str] = field(default_factory=list)
     _tasks: list["asyncio.Task[None]"] = field(default_factory=list)
@@ -85,13 +86,14 @@ class Load:
         await eventually(lambda: not self._requests and not self.scheduled(), seconds)
         left = {"requests without an outcome": len(self._requests), "scheduled messages": self.scheduled()}
         last = await asyncio.gather(*(self.send(topic) for topic in self._names))
-        ends = {topic: reply.offset or 0 for topic, reply in zip(self._names, last, strict=True) if reply}
-        await eventually(lambda: not self.behind(ends), seconds)
-        return left | {"clients that lack the end of a topic": self.behind(ends)}
+        self.ends = {topic: reply.offset or 0 for topic, reply in zip(self._names, last, strict=True) if reply}
+        await eventually(lambda: not self.behind(), seconds)
+        return left | {"clients that lack the end of a topic": self.behind()}
 
-    def behind(self, ends: dict[str, int]) -> int:
+    def behind(self) -> int:
+        """How many clients do not have the last message of a topic yet."""
         return sum(
-            any(listener.positions.get(topic, (None, -1))[1] < ends.get(topic, 0) for topic in listener.topics)
+            any(listener.positions.get(topic, (None, -1))[1] < self.ends.get(topic, 0) for topic in listener.topics)
             for listener in self.listeners
         )
 

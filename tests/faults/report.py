@@ -3,11 +3,14 @@
 import os
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 from tests.faults.checker import MIB
 from tests.faults.nemesis import Fault
 from tests.faults.runs import Outcome
 
+DATABASE = os.environ.get("FANFARE_TEST_DATABASE", "sqlite")
+KEEP = Path(os.environ.get("FANFARE_FAULTS_KEEP", "/tmp"))
 HEAD = (
     "| fault | | accepted | deliveries | lost | duplicated | reordered | indeterminate | reloads "
     "| heal, s | max RSS, MiB | p50, ms | p99, ms |"
@@ -31,6 +34,7 @@ class Table:
             *(f"{found.p50 * 1000:.0f}", f"{found.p99 * 1000:.0f}"),
         )
         self.rows.append(f"| {' | '.join(map(str, cells))} |")
+        self._keep()
         said = "broken" if outcome.violations else "kept"
         print(
             f"     {said} after {time.monotonic() - self._began:.0f} s: {found.accepted} accepted, {found.lost} lost, "
@@ -38,7 +42,10 @@ class Table:
             flush=True,
         )
 
+    def _keep(self) -> None:
+        """The table so far, should the run not come to its end."""
+        (KEEP / f"faults-{DATABASE}.md").write_text(str(self))
+
     def __str__(self) -> str:
-        database = os.environ.get("FANFARE_TEST_DATABASE", "sqlite")
-        title = f"{database}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores"
+        title = f"{DATABASE}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores"
         return "\n".join([title, "", HEAD, "|---|---|" + "---:|" * (HEAD.count("|") - 3), *self.rows])

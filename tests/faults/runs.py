@@ -71,7 +71,7 @@ async def _carry_out(stack: Stack, fault: Fault, size: Size, seed: int, before: 
         await load.leave()
         left["connections that nobody has"] = int(await _connections_left(ground))
         left["tracebacks of web processes"] = _tracebacks(stack)
-        run = Run(load.ledger, history, fault.limits, faults, used, _samples(stack), left)
+        run = Run(load.ledger, history, fault.limits, faults, used, _samples(stack), left, load.ends)
     finally:
         await load.close()
         for proxy in proxies:

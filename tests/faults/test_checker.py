@@ -309,10 +309,17 @@ def loaded_from_the_log(run: Run) -> None:
     run.ledger.lines.insert(index, At("bob", TOPIC, "e", 4, "lost", 4.1))
 
 
+def accepted_after_the_clients_had_gone(run: Run) -> None:
+    run.ends = {TOPIC: MESSAGES - 1}
+    for name in run.ledger.clients:
+        del run.ledger.lines[one(run, Got, client=name, offset=MESSAGES)]
+
+
 @pytest.mark.any_database
 @pytest.mark.parametrize(
     "plant",
     [
+        accepted_after_the_clients_had_gone,
         repeated_on_the_next_connection,
         unknown_and_stored,
         unknown_then_accepted,

@@ -3,13 +3,12 @@
 import os
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from tests.faults.load import Size
 from tests.faults.nemesis import MATRIX, SHORT, Fault
-from tests.faults.report import Table
+from tests.faults.report import KEEP, Table
 from tests.faults.runs import carry_out, keep
 from tests.servers import Stack
 
@@ -31,5 +30,5 @@ def test_nothing_that_was_promised_breaks(fault: Fault, make_stack: Callable[...
     outcome = carry_out(stack, fault, size, seed=SEED, before=seconds, after=seconds)
     table.add(fault, outcome)
     if outcome.violations:
-        folder = keep(outcome, stack, Path(os.environ.get("FANFARE_FAULTS_KEEP", "/tmp")) / f"faults-{SEED}-{fault.id}")
+        folder = keep(outcome, stack, KEEP / f"faults-{SEED}-{fault.id}")
         pytest.fail(f"seed {SEED}, ledgers in {folder}:\n" + "\n".join(map(str, outcome.violations)), pytrace=False)
