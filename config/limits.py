@@ -32,7 +32,7 @@ def bounded(application: Application, most: int) -> Application:
     return guarded
 
 
-WAIT_SECONDS = 2.0
+WAIT_SECONDS = 5.0
 PROBES = {"/livez", "/readyz", "/metrics"}  # They say how it is, also when there is too much to do.
 
 

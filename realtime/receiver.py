@@ -208,7 +208,7 @@ class Receiver:
                 slot = second % slots
                 await self._compare_all([name for name in self.hub.names() if hash(name) % slots == slot])
             elif second % CHECK_SECONDS_WHILE_DOWN == 0:
-                await self._compare_all(self.hub.names())
+                await self._compare_all(self.hub.names(), doubt=True)  # A recall is heard of by the bus only.
 
     async def _compare_all(self, names: list[str], *, doubt: bool = False) -> None:
         for start in range(0, len(names), CHECK_TOPICS):
