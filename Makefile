@@ -18,8 +18,8 @@ run: .venv/installed ## Start everything, and print where to look
 
 test: .venv/installed-dev ## Every test, on SQLite and on PostgreSQL
 	@scripts/browser
-	@FANFARE_TEST_DATABASE=sqlite .venv/bin/python -m pytest -n 3 --dist worksteal
-	@FANFARE_TEST_DATABASE=postgres .venv/bin/python -m pytest -n 3 --dist worksteal -m 'not any_database'
+	@FANFARE_TEST_DATABASE=sqlite scripts/tests
+	@FANFARE_TEST_DATABASE=postgres scripts/tests -m 'not any_database'
 
 faults: .venv/installed-dev ## Every fault under load, on both databases: a quarter of an hour
 	@status=0; for database in sqlite postgres; do \
