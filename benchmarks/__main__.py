@@ -2,15 +2,19 @@
 
 import argparse
 import json
+import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks import peers
 from benchmarks.connecting import connecting
 from benchmarks.delays import delays
 from benchmarks.fanout import fanout
-from benchmarks.processes import workspace
+from benchmarks.load import compiled
+from benchmarks.processes import NotInstalled, watched, workspace
 from benchmarks.report import Table, machine, render
 from benchmarks.storing import storing
 from benchmarks.storm import storm
@@ -24,28 +28,45 @@ TABLES: Mapping[str, Callable[[Path], Table]] = {
 }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"default: all of {', '.join(TABLES)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args()
     if unknown := set(options.tables) - set(TABLES):
         parser.error(f"no such table: {', '.join(sorted(unknown))}")
-    about = machine()
+    about = {**machine(), "peers": peers.versions()}
     print("\n".join(f"{name}: {value}" for name, value in about.items()), flush=True)
-    tables = [_measure(name) for name in options.tables or TABLES]
+    names = options.tables or list(TABLES)
+    with workspace() as folder:
+        try:
+            compiled(folder, "wsload")
+        except NotInstalled as error:
+            print(f"Needed: {error}")
+            return 2
+        tables = [table for name in names if (table := _measured(name, folder))]
     if options.json:
         options.json.write_text(json.dumps({"machine": about, "tables": [asdict(table) for table in tables]}, indent=1))
+    return 0 if len(tables) == len(names) else 1
 
 
-def _measure(name: str) -> Table:
-    began = time.monotonic()
+def _measured(name: str, folder: Path) -> Table | None:
+    """A table, printed; or, where that failed, the reason: the other tables are still worth having."""
     print(f"\n... measuring {name}", flush=True)
-    with workspace() as folder:
-        table = TABLES[name](folder)
-    print(render(table))
-    print(f"  ({time.monotonic() - began:.0f} s)", flush=True)
+    began = time.monotonic()
+    try:
+        with watched() as disturbance:
+            table = TABLES[name](folder)
+    except Exception:
+        traceback.print_exc()
+        return None
+    table.notes.append(
+        f"Took {time.monotonic() - began:.0f} s. Of the machine, other programs used {disturbance.others:.0%} "
+        f"meanwhile, its host {disturbance.stolen:.0%}: near 0, or measure again."
+    )
+    print(render(table), flush=True)
     return table
 
 
-main()
+if __name__ == "__main__":
+    sys.exit(main())

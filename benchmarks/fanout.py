@@ -24,12 +24,12 @@ CHANNELS = "Channels group, stock consumer"
 LIMIT, NCHAN = "a loop of send() in C: the limit", "Nchan (nginx, C)"
 
 SERVERS: Mapping[str, Start] = {
-    FANFARE: peers.fanfare_fast,
     LIMIT: peers.send_loop,
+    FANFARE: peers.fanfare_fast,
+    NCHAN: peers.nchan,
     ALONE: peers.fanfare_alone,
     ORDINARY: peers.fanfare_ordinary,
     CHANNELS: peers.stock_channels,
-    NCHAN: peers.nchan,
     "Node ws": peers.node_ws,
     "Socket.IO": peers.socket_io,
     "NATS over WebSocket (Go)": peers.nats,
@@ -62,7 +62,7 @@ def fanout(folder: Path) -> Table:
     single = {name: it.single if it else None for name, it in found.items()}
     table.at_most("Fanfare / the limit", ratio(single[FANFARE], single[LIMIT]), 1.5, " x")
     table.at_least("stock Channels / Fanfare", ratio(single[CHANNELS], single[FANFARE]), 12.0, " x")
-    table.at_most("Fanfare, against Nchan", single[FANFARE], single[NCHAN], " µs")
+    table.at_most("Fanfare, against Nchan's", single[FANFARE], single[NCHAN], " µs")
     table.notes += [
         "µs: CPU time of the server's process, for everything it did meanwhile.",
         f"{PUBLISHES_PER_SECOND} publishes a second at most; each waits until the last has reached every socket.",

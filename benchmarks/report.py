@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+PACKAGES = ("django", "uvicorn", "uvloop", "websockets", "channels", "channels-redis")
 NOT_MEASURED = "not measured"
 
 Value = str | float | None
@@ -93,10 +94,7 @@ def machine() -> dict[str, str]:
         "cpu": f"{_cpu_model()}, {os.cpu_count()} cores",
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "load": "{:.2f} {:.2f} {:.2f} (1, 5, 15 minutes, before the first table)".format(*os.getloadavg()),
-        "versions": ", ".join(
-            f"{name} {version(name)}" for name in ("uvicorn", "uvloop", "channels", "channels-redis")
-        ),
+        "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
     }
 
 

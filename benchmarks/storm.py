@@ -43,11 +43,11 @@ def storm(folder: Path) -> Table:
                 time.sleep(1)
                 load.drop()
                 time.sleep(AWAY_SECONDS)
-                queries, cpu, requests = _queries(server), cpu_seconds(server.pid), len(published)
+                reads, cpu, before = _reads(server), cpu_seconds(server.pid), len(published)
                 began = time.monotonic()
                 back = load.back()
                 cpu = cpu_seconds(server.pid) - cpu
-                queries, requests = _queries(server) - queries, len(published) - requests
+                reads, meanwhile = _reads(server) - reads, len(published) - before
             load.count(SOCKETS * len(published), ARRIVAL_SECONDS)
             caught_up, report = time.monotonic() - began, load.report()
     lost = SOCKETS * len(published) - report.messages
@@ -55,9 +55,9 @@ def storm(folder: Path) -> Table:
     table.add("and have every message, seconds", caught_up)
     table.add("came back a second", SOCKETS / back.seconds)
     table.add("server's CPU meanwhile, ms for each socket", cpu / SOCKETS * 1000)
-    table.add("messages published in all", len(published))
-    table.add("queries meanwhile", queries)
-    table.add("of them for messages published meanwhile, about", requests)
+    table.add("reads of the log meanwhile", reads)
+    table.add("messages that the API took meanwhile, a second", meanwhile / back.seconds)
+    table.add("messages, in all", len(published))
     table.add("sockets refused", back.failed)
     table.at_most("lost", lost + report.gaps, 0)
     table.at_most("came twice", report.repeats, 0)
@@ -85,5 +85,5 @@ def _messages(publish: Publisher) -> Iterator[list[int]]:
         thread.join()
 
 
-def _queries(server: Server) -> int:
-    return int(server.get("/bench/queries"))
+def _reads(server: Server) -> int:
+    return int(server.get("/bench/reads"))

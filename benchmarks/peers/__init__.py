@@ -29,10 +29,7 @@ from benchmarks.processes import (
 
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("FANFARE_BENCH_CACHE", Path.home() / ".cache" / "fanfare-bench"))
-NCHAN_MODULES = [
-    Path("/usr/lib/nginx/modules/ngx_nchan_module.so"),
-    Path("/usr/lib64/nginx/modules/ngx_nchan_module.so"),
-]
+NCHAN_MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 
 Publish = Callable[[Sequence[str]], None]
 """Sends texts to all clients; returns when the server has taken them."""
@@ -125,14 +122,13 @@ def _group_send(env: dict[str, str]) -> Iterator[Publish]:
 
 @contextmanager
 def nchan(folder: Path) -> Iterator[Target]:
-    module = next((path for path in NCHAN_MODULES if path.exists()), None)
-    program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
-    if program is None or module is None:
+    program = _which("nginx")
+    if program is None or not NCHAN_MODULE.exists():
         raise NotInstalled("nginx with Nchan")
     port = free_port()
     config = folder / "nginx.conf"
     text = (HERE / "nginx.conf").read_text()
-    for name, value in (("MODULE", module), ("FOLDER", folder), ("PORT", port)):
+    for name, value in (("MODULE", NCHAN_MODULE), ("FOLDER", folder), ("PORT", port)):
         text = text.replace(name, str(value))
     config.write_text(text)
     with running([program, "-c", str(config), "-p", str(folder)], folder, core=SERVER_CORE) as process:
@@ -163,7 +159,7 @@ def socket_io(folder: Path) -> Iterator[Target]:
 
 @contextmanager
 def _node(folder: Path, package: str, script: str = "") -> Iterator[tuple[int, int]]:
-    node = shutil.which("node") or shutil.which("nodejs")
+    node = _which("node")
     if node is None or not (CACHE / "node_modules" / package).exists():
         raise NotInstalled(f"Node with {package}")
     port = free_port()
@@ -176,7 +172,7 @@ def _node(folder: Path, package: str, script: str = "") -> Iterator[tuple[int, i
 
 @contextmanager
 def nats(folder: Path) -> Iterator[Target]:
-    program = shutil.which("nats-server", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    program = _which("nats-server")
     if program is None:
         raise NotInstalled("nats-server")
     port, plain = free_port(), free_port()
@@ -192,6 +188,29 @@ def nats(folder: Path) -> Iterator[Target]:
 
             hello = 'CONNECT {"verbose":false,"echo":false}\r\nSUB bench 1\r\nPING\r\n'
             yield Target(port, process.pid, publish, path="/", hello=hello, ready="PONG")
+
+
+def versions() -> str:
+    """Of those that are installed."""
+    found = [_said_by("nginx", "-v"), _said_by("node", "--version"), _said_by("nats-server", "--version")]
+    for package in ("ws", "socket.io"):
+        manifest = CACHE / "node_modules" / package / "package.json"
+        if manifest.exists():
+            found.append(f"{package} {json.loads(manifest.read_text())['version']}")
+    return ", ".join(filter(None, found)) or "none"
+
+
+def _said_by(program: str, flag: str) -> str:
+    path = _which(program)
+    if path is None:
+        return ""
+    done = subprocess.run([path, flag], capture_output=True, text=True)
+    version = (done.stdout + done.stderr).strip().rpartition(" ")[2].removeprefix("nginx/")
+    return f"{program} {version}"
+
+
+def _which(program: str) -> str | None:
+    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin")
 
 
 def _poster(port: int, path: str) -> Callable[[str], None]:
