@@ -3,11 +3,12 @@
 from django.conf import settings
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
-from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
 from accounts.credentials import Unauthenticated, authenticate, from_operator
+from accounts.errors import ApiError
 from accounts.principals import Principal
+from accounts.throttles import throttle_address
 
 
 class BearerAuthentication(BaseAuthentication):
@@ -19,7 +20,8 @@ class BearerAuthentication(BaseAuthentication):
         try:
             return authenticate({"authorization": request.headers["authorization"]}), None
         except Unauthenticated as error:
-            raise AuthenticationFailed(str(error), code="unauthenticated") from error
+            throttle_address(request.META.get("REMOTE_ADDR"))  # Who guesses is slowed down.
+            raise ApiError(401, error.code, str(error)) from error
 
     def authenticate_header(self, _request: Request) -> str:
         return "Bearer"
@@ -34,7 +36,7 @@ class OperatorAuthentication(SessionAuthentication):
         signed_in = super().authenticate(request)
         if signed_in is None or not signed_in[0].is_staff:
             return None
-        return from_operator(signed_in[0]), None
+        return from_operator(signed_in[0], request._request.session.session_key or ""), None
 
 
 class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

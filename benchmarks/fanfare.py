@@ -37,7 +37,7 @@ class Server:
     @property
     def user_headers(self) -> list[str]:
         """For a user who may listen to every named topic."""
-        claims = {"sub": "bench", "exp": int(time.time()) + 3600, "subscribe": ["topic.*"]}
+        claims = {"iss": "fanfare", "sub": "bench", "exp": int(time.time()) + 3600, "subscribe": ["topic.*"]}
         return [f"Authorization: Bearer {jwt.encode(claims, SIGNING_KEY, 'HS256')}"]
 
     def get(self, path: str) -> str:

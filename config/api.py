@@ -28,7 +28,7 @@ CODES = {
     405: "method_not_allowed",
     406: "not_acceptable",
     415: "unsupported_media_type",
-    429: "throttled",
+    429: "rate_limited",
 }
 
 
@@ -95,6 +95,8 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 def _response(error: ApiError, headers: dict[str, str]) -> Response:
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     return Response({"error": error.as_dict()}, status=error.status, headers=headers)

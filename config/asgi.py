@@ -6,7 +6,9 @@ from typing import cast
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 
+from config.cors import cors
 from config.limits import bounded, queued
+from config.proxies import behind
 from realtime.asgi import Application, Receive, Scope, Send
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
@@ -22,7 +24,7 @@ live = LiveConsumer.as_asgi()
 waiting = {"/api/stream": stream, "/api/poll": poll}
 
 
-async def application(scope: Scope, receive: Receive, send: Send) -> None:
+async def _route(scope: Scope, receive: Receive, send: Send) -> None:
     """What waits is answered here, before Django: a waiting Django view holds a thread."""
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
@@ -34,6 +36,9 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "websocket.close", "code": 1000})
     else:
         await waiting.get(scope["path"], django_application)(scope, receive, send)
+
+
+application = behind(cors(_route), settings.TRUSTED_PROXIES)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -12,10 +12,12 @@ from django.views.decorators.http import require_safe
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from accounts import throttles
 from accounts.credentials import Unauthenticated, authenticate
 from realtime import runtime
 
 BUS_IS_DOWN = "The bus is down: check REDIS_URL. Until it is back, events come from the log, within seconds."
+NOT_THROTTLED = "Nobody is throttled: Redis does not answer; check REDIS_URL."
 
 _LOOPBACK = {"127.0.0.1", "::1", ""}
 _migrated = False
@@ -30,11 +32,13 @@ def livez(_request: HttpRequest) -> JsonResponse:
 @require_safe
 @never_cache
 def readyz(_request: HttpRequest) -> JsonResponse:
-    """503 when requests would fail; 200 and `degraded` when they are served, but live events come late."""
+    """503 when requests would fail; 200 and `degraded` when they are served, but late events or no throttles."""
     failing = _database_problems()
     if runtime.is_draining():
         failing.append("This process is shutting down.")
     degraded = [BUS_IS_DOWN] if runtime.bus_is_up() is False else []
+    if not throttles.is_counting():
+        degraded.append(NOT_THROTTLED)
     status = "failing" if failing else "degraded" if degraded else "ok"
     return JsonResponse({"status": status, "problems": failing + degraded}, status=503 if failing else 200)
 

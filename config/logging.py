@@ -81,6 +81,7 @@ def logging_config(level: str) -> None:
                 "django.request": {"level": "ERROR"},  # Its warnings are the callers' 4xx.
                 "django.channels.server": {"level": "WARNING"},
                 "daphne": {"level": "WARNING"},
+                "httpx": {"level": "WARNING"},  # It tells of each request.
             },
         }
     )

@@ -1,4 +1,7 @@
-"""Every request gets an id: taken from `X-Request-Id` when it is a sane one, bound to its log lines, sent back."""
+"""Every request gets an id: taken from `X-Request-Id` when it is a sane one, bound to its log lines, sent back.
+
+With the caller's address it goes into the audit, too.
+"""
 
 import re
 import uuid
@@ -6,6 +9,8 @@ from collections.abc import Callable
 
 import structlog
 from django.http import HttpRequest, HttpResponse
+
+from accounts import audit
 
 _SANE = re.compile(r"[\w.-]{1,64}\Z")
 
@@ -17,7 +22,8 @@ class RequestIdMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         given = request.headers.get("X-Request-Id", "")
         request_id = given if _SANE.match(given) else uuid.uuid4().hex
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        address = request.META.get("REMOTE_ADDR") or ""
+        with structlog.contextvars.bound_contextvars(request_id=request_id), audit.origin(request_id, address):
             response = self.get_response(request)
         response["X-Request-Id"] = request_id
         return response

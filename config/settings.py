@@ -3,6 +3,7 @@
 Every variable read here has its row in docs/settings.md.
 """
 
+import json
 import os
 import secrets
 import warnings
@@ -56,14 +57,28 @@ SECRET_KEY = secret("SECRET_KEY")
 TOKEN_SIGNING_KEY = secret("TOKEN_SIGNING_KEY")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[] if PRODUCTION else ["localhost", "127.0.0.1", "[::1]", HOST])
 ALLOWED_ORIGINS = env.list("ALLOWED_ORIGINS", default=[])
+TRUSTED_PROXIES = env.list("TRUSTED_PROXIES", default=[])
 
 if PRODUCTION:
     if DEBUG:
         raise ImproperlyConfigured("PRODUCTION=1 does not go with DEBUG=1: unset DEBUG.")
     if not ALLOWED_HOSTS or "*" in ALLOWED_HOSTS:
         raise ImproperlyConfigured("PRODUCTION=1 needs ALLOWED_HOSTS: the host names of this service, never '*'.")
-    for weak in (name for name in ("SECRET_KEY", "TOKEN_SIGNING_KEY") if len(secret(name)) < 32):
+    for weak in (name for name in ("SECRET_KEY", "TOKEN_SIGNING_KEY", "AUTHORIZE_SECRET") if len(secret(name)) < 32):
         raise ImproperlyConfigured(f"{weak} is shorter than 32 characters: choose a long random one.")
+
+# --- Who calls ------------------------------------------------------------------------------------
+
+USER_ERASERS = ["notifications.erasure.erase_user"]
+AUDIT_DAYS = env.int("AUDIT_DAYS", default=365)
+CREDENTIAL_MAX_DAYS = env.int("CREDENTIAL_MAX_DAYS", default=31)
+RATE_SERVICE = env.str("RATE_SERVICE", default="1000/s")
+RATE_USER = env.str("RATE_USER", default="20/s")
+RATE_ADDRESS = env.str("RATE_ADDRESS", default="50/10s")
+try:
+    JWT_ISSUERS = json.loads(env.str("JWT_ISSUERS", default="") or "[]")
+except ValueError as error:
+    raise ImproperlyConfigured(f"JWT_ISSUERS is not JSON: {error}.") from None
 
 # --- The project ----------------------------------------------------------------------------------
 
@@ -196,6 +211,7 @@ CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULE = {
     "publish-due": {"task": "notifications.tasks.publish_due", "schedule": 1.0, "options": {"expires": 5}},
     "purge": {"task": "notifications.tasks.purge", "schedule": 60.0, "options": {"expires": 60}},
+    "purge-identity": {"task": "accounts.tasks.purge", "schedule": 60.0, "options": {"expires": 60}},
 }
 
 # --- The log --------------------------------------------------------------------------------------
@@ -233,6 +249,14 @@ FRAMES_BURST = env.int("FRAMES_BURST", default=120)
 BUS_QUEUE_EVENTS = env.int("BUS_QUEUE_EVENTS", default=100_000)
 QUERY_CREDENTIALS = env.bool("QUERY_CREDENTIALS", default=True)
 
+try:
+    TOPIC_AUTHORIZERS = json.loads(env.str("TOPIC_AUTHORIZERS", default="") or "{}")
+except ValueError as error:
+    raise ImproperlyConfigured(f"TOPIC_AUTHORIZERS is not JSON: {error}.") from None
+AUTHORIZE_SECRET = secret("AUTHORIZE_SECRET")
+AUTHORIZE_TIMEOUT = env.float("AUTHORIZE_TIMEOUT", default=2.0)
+AUTHORIZE_CACHE_SECONDS = env.float("AUTHORIZE_CACHE_SECONDS", default=60.0)
+
 # --- Web ------------------------------------------------------------------------------------------
 
 REQUESTS_AT_ONCE = env.int("REQUESTS_AT_ONCE", default=8)
@@ -243,6 +267,7 @@ REST_FRAMEWORK = {
         "accounts.authentication.OperatorAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_THROTTLE_CLASSES": ["accounts.throttles.PrincipalThrottle"],
     "DEFAULT_PARSER_CLASSES": ["config.api.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["config.api.JSONRenderer"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
@@ -282,5 +307,3 @@ if PRODUCTION:
     SECURE_HSTS_PRELOAD = True
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
-    if env.bool("BEHIND_TLS_PROXY", default=False):
-        SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")

@@ -7,6 +7,7 @@ from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from accounts.urls import api_urlpatterns as accounts_api
 from config import health, schema  # noqa: F401 (schema registers itself)
 
 
@@ -30,6 +31,8 @@ urlpatterns = [
         SpectacularSwaggerSplitView.as_view(url_name="schema", authentication_classes=[], permission_classes=[]),
         name="docs",
     ),
+    path("api/", include(accounts_api)),
+    path("api/", include("realtime.urls")),
     path("api/", include("notifications.urls")),
     re_path(r"^api/(?P<rest>.*)$", no_such_route),
     *([path("demo/", include("demo.urls"))] if settings.DEMO else []),

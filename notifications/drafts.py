@@ -1,5 +1,6 @@
 """From a request's notification to a draft for the log: every rule that a notification has to keep."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -9,22 +10,30 @@ from django.utils import timezone
 from msgspec import UNSET
 
 from accounts.errors import ApiError
-from accounts.principals import Principal
+from accounts.principals import Principal, valid_id
 from accounts.requests import wrong
 from notifications.idempotency import Claim
 from notifications.log import Draft
 from notifications.shapes import Notification, Target
-from realtime.topics import resolve, valid_key
+from realtime.authorizers import refusals_now
 
 TYPE_MAX = 100
 
 
-def draft(notification: Notification, principal: Principal, claim: Claim | None = None) -> Draft:
-    """Raises ApiError 400, 403, 413 or 422."""
-    topics = _topics(notification.to)
+def draft(
+    notification: Notification,
+    principal: Principal,
+    claim: Claim | None = None,
+    refused: Mapping[str, ApiError] | None = None,
+) -> Draft:
+    """`refused`: what `refusals_now` says about the topics, where it has been asked. Raises ApiError 400, 403, 413, 422
+    or 503."""
+    topics = targets(notification.to)
+    if refused is None:
+        refused = refusals_now(principal, "publish", topics)
     for topic in topics:
-        if not resolve(topic).may_publish(principal, topic):
-            raise ApiError(403, "denied", f"This credential may not send to {topic}.")
+        if topic in refused:
+            raise refused[topic]
     if not notification.key.isprintable():
         raise wrong("key", "printable text")
     _check_rules(notification)
@@ -40,6 +49,23 @@ def draft(notification: Notification, principal: Principal, claim: Claim | None 
         exclude_users=frozenset(notification.exclude_users),
         claim=claim,
     )
+
+
+def targets(to: Target) -> list[str]:
+    """The topics that a target names; users that are named twice count once. Raises ApiError 400."""
+    given = [name for name in to.__struct_fields__ if getattr(to, name) is not UNSET]
+    if len(given) != 1:
+        raise wrong("to", "exactly one of user, users, account, topic, all")
+    (kind,) = given
+    if kind == "all":
+        if to.all is not True:
+            raise wrong("to.all", "true")
+        return ["all"]
+    value = getattr(to, kind)
+    keys = list(dict.fromkeys(value)) if kind == "users" else [value]
+    if not all(valid_id(key) for key in keys):
+        raise wrong(f"to.{kind}", "1-200 bytes of printable text without comma")
+    return [f"{'user' if kind == 'users' else kind}.{key}" for key in keys]
 
 
 def encoded(data: Any) -> bytes:
@@ -59,27 +85,10 @@ def checked_type(type: str) -> str:
     return type
 
 
-def _topics(to: Target) -> list[str]:
-    """The topics that a target names; users that are named twice count once."""
-    given = [name for name in to.__struct_fields__ if getattr(to, name) is not UNSET]
-    if len(given) != 1:
-        raise wrong("to", "exactly one of user, users, account, topic, all")
-    (kind,) = given
-    if kind == "all":
-        if to.all is not True:
-            raise wrong("to.all", "true")
-        return ["all"]
-    value = getattr(to, kind)
-    keys = list(dict.fromkeys(value)) if kind == "users" else [value]
-    if not all(valid_key(key) for key in keys):
-        raise wrong(f"to.{kind}", "1-200 bytes of printable text without comma")
-    return [f"{'user' if kind == 'users' else kind}.{key}" for key in keys]
-
-
 def _check_rules(notification: Notification) -> None:
     if notification.exclude_users and notification.to.account is UNSET and notification.to.all is UNSET:
         raise _refused("exclude_users", "goes with to.account or to.all only")
-    if not all(valid_key(user) for user in notification.exclude_users):
+    if not all(valid_id(user) for user in notification.exclude_users):
         raise wrong("exclude_users", "1-200 bytes of printable text without comma, each")
     if not notification.store and (notification.ttl is not None or notification.send_at is not None):
         raise _refused("store", "false does not go with ttl or send_at: what is not stored goes out now")

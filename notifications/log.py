@@ -13,6 +13,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
+from accounts import users
 from accounts.errors import ApiError
 from notifications import idempotency
 from notifications.idempotency import Claim
@@ -232,6 +233,7 @@ def _entries(items: Iterable[Draft | Refusal]) -> list[_Entry]:
 
 
 def _store(entries: Sequence[_Entry]) -> None:
+    users.ensure(entry.topic[5:] for entry in entries if entry.topic.startswith("user."))
     counts = Counter({entry.topic: 0 for entry in entries})  # A scheduled message needs its topic, not yet an offset.
     counts.update(entry.topic for entry in entries if entry.draft.send_at is None)
     heads = _move_heads(counts)

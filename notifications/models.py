@@ -45,6 +45,7 @@ class Message(models.Model):
         indexes = [
             models.Index("topic", "created_at", "offset", name="message_time"),
             models.Index("key", name="message_key", condition=~Q(key="")),
+            models.Index("sender", name="message_sender", condition=~Q(sender="")),
             models.Index("send_at", name="message_due", condition=Q(offset=None)),
             models.Index("expires_at", name="message_expiry", condition=Q(expires_at__isnull=False)),
             models.Index("recalled_at", name="message_recall", condition=Q(recalled_at__isnull=False)),
@@ -63,6 +64,7 @@ class Receipt(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint("message", "user", name="receipt_once")]
+        indexes = [models.Index("user", name="receipt_user")]
 
     def __str__(self) -> str:
         return f"{self.user}: {self.message_id}"

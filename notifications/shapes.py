@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from accounts.shapes import Problem
+
 UserId = Annotated[str, Meta(min_length=1, max_length=200, description="As the application names its user.")]
 
 
@@ -52,18 +54,6 @@ class AcceptedForUsers(Struct):
     """The reply for `{users}`: a message for each."""
 
     messages: list[AcceptedForUser]
-
-
-class Problem(Struct, omit_defaults=True):
-    code: str
-    message: str
-    fields: dict[str, str] = {}
-
-
-class Error(Struct):
-    """What every refusal looks like."""
-
-    error: Problem
 
 
 class Batch(Struct, forbid_unknown_fields=True):

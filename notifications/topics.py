@@ -24,13 +24,11 @@ class DatabaseLog:
 
 
 class LogTopic(Topic):
-    """Services read and write by their scopes; users by capability, and by what the subclass adds."""
+    """Services read and write by their scopes; users their own topics, and others by capability."""
 
     def may_subscribe(self, principal: Principal, name: str) -> bool:
         return (
-            principal.has_scope("notifications:read")
-            or principal.can_subscribe(name)
-            or (principal.user is not None and self._is_own(principal, name))
+            principal.has_scope("notifications:read") or principal.can_subscribe(name) or name in principal.own_topics
         )
 
     def may_publish(self, principal: Principal, name: str) -> bool:
@@ -41,28 +39,18 @@ class LogTopic(Topic):
         (result,) = log.accept([draft])
         return msgspec.structs.asdict(result.accepted[0])
 
-    def _is_own(self, principal: Principal, name: str) -> bool:
-        return False
-
 
 class UserTopic(LogTopic):
-    def _is_own(self, principal: Principal, name: str) -> bool:
-        return name == f"user.{principal.user}"
+    pass
 
 
 class AccountTopic(LogTopic):
     shared = True
 
-    def _is_own(self, principal: Principal, name: str) -> bool:
-        return principal.account is not None and name == f"account.{principal.account}"
-
 
 class AllTopic(LogTopic):
     keyed = False
     shared = True
-
-    def _is_own(self, principal: Principal, name: str) -> bool:
-        return True
 
 
 class NamedTopic(LogTopic):

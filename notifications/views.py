@@ -1,5 +1,7 @@
 """The notification API. A view says who may and when; the services say what."""
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -12,19 +14,19 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.errors import ApiError
-from accounts.principals import Principal
+from accounts.principals import Principal, valid_id
 from accounts.requests import caller, cursor, integer, moment, page_limit, seal_cursor, shaped, wrong
+from accounts.shapes import ERRORS, Error, query
 from notifications import history, shapes
-from notifications.drafts import draft
+from notifications.drafts import draft, targets
 from notifications.idempotency import Claim
 from notifications.log import Draft, Refusal, Result, accept
 from notifications.models import Message
-from realtime.topics import resolve, valid_key
+from realtime.authorizers import refusals_now, require_now
 
 HISTORY = timedelta(days=7)
 LOG_PAGE_MAX = 1000
 
-ERRORS = dict.fromkeys((400, 401, 403, 409, 413, 415, 422, 429, 503), shapes.Error)
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key", str, OpenApiParameter.HEADER, description="Repeats with it get the first reply, for 14 days."
 )
@@ -35,10 +37,6 @@ SENT = PolymorphicProxySerializer(
     resource_type_field_name=None,
     many=False,
 )
-
-
-def query(name: str, description: str, kind: type = str, *, required: bool = False) -> OpenApiParameter:
-    return OpenApiParameter(name, kind, OpenApiParameter.QUERY, description=description, required=required)
 
 
 class Notifications(APIView):
@@ -123,8 +121,9 @@ class Batch(APIView):
     )
     def post(self, request: Request) -> Response:
         items = shaped(request.data, shapes.Batch).notifications
-        claim = _claim(request, "batch")
-        results = accept([_try_draft(item, index, caller(request), claim) for index, item in enumerate(items)])
+        principal, claim = caller(request), _claim(request, "batch")
+        refused = None if principal.is_backend else _refused_topics(items, principal)
+        results = accept([_try_draft(item, index, principal, claim, refused) for index, item in enumerate(items)])
         for result in results:
             if result.refused and result.refused.code == "idempotency_mismatch":
                 raise result.refused
@@ -138,7 +137,7 @@ class OneNotification(APIView):
     @extend_schema(
         operation_id="message",
         summary="A message and what happened to it",
-        responses={200: shapes.MessageWithTimeline, 404: shapes.Error, 410: shapes.Error, **ERRORS},
+        responses={200: shapes.MessageWithTimeline, 404: Error, 410: Error, **ERRORS},
     )
     def get(self, request: Request, message_id: UUID) -> Response:
         principal = caller(request)
@@ -147,7 +146,7 @@ class OneNotification(APIView):
             principal.require_scope("notifications:read")
         message = history.get(message_id)
         topic = message.topic.name
-        if user is not None and not (resolve(topic).may_subscribe(principal, topic) and history.is_for(message, user)):
+        if user is not None and not (history.is_for(message, user) and _may_subscribe(principal, topic)):
             raise ApiError(404, "unknown_message", "There is no message with this id.")
         if user is not None and not history.is_visible(message):
             raise ApiError(410, "gone", "This message is not there (any more).")
@@ -157,7 +156,7 @@ class OneNotification(APIView):
     @extend_schema(
         operation_id="recall",
         summary="Recall a message, or cancel a scheduled one",
-        responses={204: None, 404: shapes.Error, **ERRORS},
+        responses={204: None, 404: Error, **ERRORS},
     )
     def delete(self, request: Request, message_id: UUID) -> Response:
         caller(request).require_scope("notifications:write")
@@ -177,7 +176,7 @@ class TopicMessages(APIView):
         responses={200: shapes.TopicMessages, **ERRORS},
     )
     def get(self, request: Request, topic: str) -> Response:
-        _require_subscribe(caller(request), topic)
+        require_now(caller(request), "subscribe", topic)
         since = integer(request, "since", 0, least=0)
         limit = integer(request, "limit", 25, least=1, most=LOG_PAGE_MAX)
         return Response(history.topic_page(topic, since, limit, caller(request).user))
@@ -191,9 +190,27 @@ def _claim(request: Request, route: str) -> Claim | None:
     return None if key is None else Claim.of(caller(request), route, key, request._request.body)
 
 
-def _try_draft(item: Any, index: int, principal: Principal, claim: Claim | None) -> Draft | Refusal:
+def _refused_topics(items: Sequence[Any], principal: Principal) -> Mapping[str, ApiError]:
+    """Where the caller may not send what a batch holds: authorisers are asked about all of it at once.
+
+    Raises ApiError 503 when one does not answer: as an item's result it would be kept for the Idempotency-Key.
+    """
+    topics: dict[str, None] = {}
+    for item in items:
+        with suppress(ApiError):  # The item's own result will say it.
+            topics |= dict.fromkeys(targets(shaped(item, shapes.Notification).to))
+    refused = refusals_now(principal, "publish", topics)
+    for error in refused.values():
+        if error.status == 503:
+            raise error
+    return refused
+
+
+def _try_draft(
+    item: Any, index: int, principal: Principal, claim: Claim | None, refused: Mapping[str, ApiError] | None
+) -> Draft | Refusal:
     try:
-        return draft(shaped(item, shapes.Notification, at=f"notifications[{index}]"), principal, claim)
+        return draft(shaped(item, shapes.Notification, at=f"notifications[{index}]"), principal, claim, refused)
     except ApiError as error:
         return Refusal(error, claim)
 
@@ -227,16 +244,19 @@ def _history_topic(request: Request) -> str:
         if user is None:
             raise wrong("user", "user= or topic= says whose messages")
         topic = _own_topic(user)
-    _require_subscribe(caller(request), topic)
+    require_now(caller(request), "subscribe", topic)
     return topic
 
 
 def _own_topic(user: str) -> str:
-    if not valid_key(user):
+    if not valid_id(user):
         raise wrong("user", "1-200 bytes of printable text without comma")
     return f"user.{user}"
 
 
-def _require_subscribe(principal: Principal, topic: str) -> None:
-    if not resolve(topic).may_subscribe(principal, topic):
-        raise ApiError(403, "denied", "This credential may not read this topic.")
+def _may_subscribe(principal: Principal, topic: str) -> bool:
+    """Raises ApiError 503 when that cannot be found out now."""
+    error = refusals_now(principal, "subscribe", [topic]).get(topic)
+    if error and error.status == 503:
+        raise error
+    return error is None

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
@@ -12,11 +11,12 @@ from django.conf import settings
 from accounts.credentials import Unauthenticated, authenticate
 from accounts.errors import ApiError
 from accounts.principals import Principal
+from accounts.throttles import throttle, throttle_address
 from realtime import metrics
 from realtime.asgi import Scope
+from realtime.authorizers import refusals, require
 from realtime.connections import Connection
 from realtime.database import in_database
-from realtime.topics import resolve
 
 AUTHENTICATE_SECONDS = 10.0
 
@@ -103,7 +103,7 @@ async def identify(scope: Scope) -> Principal:
     """Raises Unauthenticated, or ApiError 503 when that cannot be found out now."""
     try:
         async with asyncio.timeout(AUTHENTICATE_SECONDS):
-            return await in_database(authenticate, headers_of(scope), query_of(scope), scope.get("subprotocols", ()))
+            return await in_database(_identify, scope)
     except (Unauthenticated, ApiError):
         raise
     except Exception as error:
@@ -111,36 +111,54 @@ async def identify(scope: Scope) -> Principal:
         raise ApiError(503, "unavailable", "Who you are cannot be looked up now: try again.", retry_after=2) from error
 
 
-def choose_topics(principal: Principal, asked: str | None) -> tuple[list[str], list[ApiError]]:
-    """The topics to enter, asked for as `a,b` or else the default ones, and why others are refused."""
-    if asked is None:
-        names: Iterable[str] = _default_topics(principal)
-    else:
-        names = dict.fromkeys(name for name in asked.split(",") if name)
-    chosen: list[str] = []
-    refused: list[ApiError] = []
-    for name in names:
-        try:
-            admit(principal, name, already=len(chosen))
-            chosen.append(name)
-        except ApiError as error:
-            refused.append(error)
-            if error.code == "too_many_topics":
-                break
-    return chosen, refused
+def address_of(scope: Scope) -> str | None:
+    """The caller's address; behind a trusted proxy, the one that it names. None on a unix socket."""
+    address, *_port = scope.get("client") or (None,)
+    return address
 
 
-def admit(principal: Principal, name: str, *, already: int) -> None:
-    """Raises ApiError 400 or 403 unless the principal may subscribe to one more topic, and to this one."""
+def _identify(scope: Scope) -> Principal:
+    """A poll counts as a request of its caller, the rest as a handshake from its address."""
+    polls = scope["path"] == "/api/poll"
+    if not polls:
+        throttle_address(address_of(scope))
+    try:
+        principal = authenticate(headers_of(scope), query_of(scope), scope.get("subprotocols", ()))
+    except Unauthenticated:
+        if polls:
+            throttle_address(address_of(scope))
+        raise
+    if polls:
+        throttle(principal)
+    return principal
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A topic that was asked for, and why it is refused."""
+
+    topic: str
+    error: ApiError
+
+
+async def choose_topics(principal: Principal, asked: str | None) -> tuple[list[str], list[Refused]]:
+    """The topics to enter, asked for as `a,b` or else the caller's own, and those that are refused."""
+    names = principal.own_topics if asked is None else [name for name in dict.fromkeys(asked.split(",")) if name]
+    most = settings.TOPICS_PER_CONNECTION
+    names, surplus = names[:most], names[most : most + 1]
+    errors = await refusals(principal, "subscribe", names)
+    refused = [Refused(name, error) for name, error in errors.items()]
+    refused += [Refused(name, _too_many_topics()) for name in surplus]
+    return [name for name in names if name not in errors], refused
+
+
+async def admit(principal: Principal, name: str, *, already: int) -> None:
+    """Raises ApiError 400, 403 or 503 unless the principal may subscribe to one more topic, and to this one."""
     if already >= settings.TOPICS_PER_CONNECTION:
-        most = settings.TOPICS_PER_CONNECTION
-        raise ApiError(403, "too_many_topics", f"A connection has {most} topics at most (TOPICS_PER_CONNECTION).")
-    if not resolve(name).may_subscribe(principal, name):
-        raise ApiError(403, "denied", f"This credential may not subscribe to {name[:100]}.")
+        raise _too_many_topics()
+    await require(principal, "subscribe", name)
 
 
-def _default_topics(principal: Principal) -> list[str]:
-    if principal.user is None:
-        return []
-    account = [f"account.{principal.account}"] if principal.account else []
-    return [f"user.{principal.user}", *account, "all"]
+def _too_many_topics() -> ApiError:
+    most = settings.TOPICS_PER_CONNECTION
+    return ApiError(403, "too_many_topics", f"A connection has {most} topics at most (TOPICS_PER_CONNECTION).")

@@ -1,11 +1,17 @@
 """Start-up checks: what would fail late fails early, with the setting to change."""
 
+import inspect
+import math
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.utils.module_loading import import_string
 
+from accounts.signatures import sign
+from realtime.asking import is_url
 from realtime.topics import Topic
 from realtime.uvicorn_protocol import fits
 
@@ -28,6 +34,55 @@ def check_settings_tables(**_options: Any) -> list[CheckMessage]:
             except ImportError as error:
                 found.append(Error(f"{name}: {error}", id="realtime.E002"))
     return found
+
+
+@register()
+def check_authorizers(**_options: Any) -> list[CheckMessage]:
+    """TOPIC_AUTHORIZERS and its companions: a mistake in them denies what they should decide."""
+    return [Error(text, id="realtime.E003") for text in _mistakes_in_authorizers()]
+
+
+def _mistakes_in_authorizers() -> Iterator[str]:
+    table = settings.TOPIC_AUTHORIZERS
+    if not isinstance(table, dict):
+        yield 'TOPIC_AUTHORIZERS is not a JSON object such as {"topic": "https://app.example/authorize"}.'
+        table = {}
+    for kind, authorizer in table.items():
+        if kind not in settings.REALTIME_TOPICS:
+            yield f"TOPIC_AUTHORIZERS: there is no kind of topic {kind!r}."
+        if not isinstance(authorizer, str):
+            yield f"TOPIC_AUTHORIZERS[{kind!r}] is neither a URL nor a dotted path."
+        elif mistake := _mistake_in_url(authorizer) if is_url(authorizer) else _mistake_in_function(authorizer):
+            yield f"TOPIC_AUTHORIZERS[{kind!r}]: {mistake}."
+    if not 0 < settings.AUTHORIZE_TIMEOUT < math.inf:
+        yield "AUTHORIZE_TIMEOUT is not a number of seconds above 0."
+    if not settings.AUTHORIZE_CACHE_SECONDS >= 0:
+        yield "AUTHORIZE_CACHE_SECONDS is not a number of seconds from 0."
+    try:
+        sign(settings.AUTHORIZE_SECRET, "msg", 0, b"")
+    except ValueError as error:
+        yield f"AUTHORIZE_SECRET: {error}."
+
+
+def _mistake_in_url(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        right = False
+    if not right:
+        return "not a URL of http or https"
+    return "a URL with a password or a fragment" if parts.username is not None or parts.fragment else None
+
+
+def _mistake_in_function(path: str) -> str | None:
+    try:
+        function = import_string(path)
+    except ImportError as error:
+        return str(error)
+    if not callable(function) or inspect.isclass(function):
+        return f"{path} is not a function"
+    return f"{path} is async: it has to be a plain function" if inspect.iscoroutinefunction(function) else None
 
 
 @register()

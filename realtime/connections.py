@@ -26,6 +26,9 @@ class Connection(ABC):
     `linger`: seconds for which its topics stay joined after it has gone, because it will soon be back.
     """
 
+    # One for each of many sockets, all touched for each event: slots keep what is read of it together.
+    __slots__ = ("_mark", "_max_backlog", "_newest", "_too_slow", "_written", "closed", "id", "topics", "user")
+
     encoding: Encoding
     transport: str
     linger = 0.0
@@ -96,6 +99,8 @@ class Connection(ABC):
 
 class DirectConnection(Connection):
     """Writes finished WebSocket frames to the transport: the fast path."""
+
+    __slots__ = ("_backlog", "_behind", "_close", "_write")
 
     encoding = staticmethod(websocket_frames)
     transport = "websocket"

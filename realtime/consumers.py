@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from typing import Any
 
 import msgspec
@@ -11,13 +10,17 @@ from channels.exceptions import StopConsumer
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
-from accounts.credentials import Unauthenticated
+from accounts import audit
+from accounts.credentials import Unauthenticated, from_bearer, log_out
 from accounts.errors import ApiError
 from accounts.principals import Principal
+from accounts.throttles import throttle
 from realtime import admission, metrics, protocol, runtime
 from realtime.admission import Bucket
 from realtime.asgi import Receive, Scope, Send
+from realtime.authorizers import refusals, require
 from realtime.connections import Connection, DirectConnection, SocketConnection
+from realtime.control import Watch
 from realtime.database import in_database
 from realtime.protocol import CloseCode, ProtocolError
 from realtime.topics import resolve
@@ -32,7 +35,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
     principal: Principal | None = None
     _aborted = False
     _bad_frames = 0
-    _expiry: asyncio.TimerHandle | None = None
+    _watch: Watch | None = None
 
     async def __call__(
         self,
@@ -44,10 +47,12 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
         self.scope, self.base_send = scope, send
         self._task = asyncio.current_task()
         self._runtime = runtime.current()
+        self._grants: dict[str, Watch] = {}  # Topics that a token of their own has opened.
         try:
-            while True:
-                message = await receive()
-                await getattr(self, get_handler_name(message))(message)
+            with audit.origin("", admission.address_of(scope) or ""):
+                while True:
+                    message = await receive()
+                    await getattr(self, get_handler_name(message))(message)
         except StopConsumer:
             pass
         except asyncio.CancelledError:
@@ -72,13 +77,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
         self.connection = self._connect(principal)
         self._runtime.gate.connections.add(self.connection)
         metrics.connections.labels(self.connection.transport).inc()
-        if principal.expires_at is not None:
-            self._expiry = asyncio.get_running_loop().call_later(
-                principal.expires_at - time.time(),
-                self.connection.close,
-                CloseCode.TOKEN_EXPIRED,
-                "the credential has expired",
-            )
+        self._watch = self._runtime.control.watch(principal, self.connection.close, self.connection.id)
         await self._welcome(self.connection, principal)
 
     async def _accept(self) -> None:
@@ -116,7 +115,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
         )
 
     async def _welcome(self, connection: Connection, principal: Principal) -> None:
-        names, refused = admission.choose_topics(principal, admission.query_of(self.scope).get("topics"))
+        names, refused = await admission.choose_topics(principal, admission.query_of(self.scope).get("topics"))
         try:
             found = await self._runtime.hub.subscribe(connection, dict.fromkeys(names))
         except Exception as error:
@@ -124,7 +123,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
             connection.close(CloseCode.UNAVAILABLE, "try again soon")
             return
         topics = {one.topic: {"epoch": one.epoch, "offset": one.offset} for one in found}
-        errors = [protocol.error(error.code, error.message) for error in refused]
+        errors = [protocol.error(one.error.code, one.error.message, topic=one.topic) for one in refused]
         connection.send(protocol.welcome(connection.id, principal.user, topics), *errors)
         self._runtime.hub.go_live(connection, found)
 
@@ -137,8 +136,8 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
             self._task.cancel()
 
     async def _leave(self) -> None:
-        if self._expiry:
-            self._expiry.cancel()
+        for watch in filter(None, (self._watch, *self._grants.values())):
+            self._runtime.control.unwatch(watch)
         if self.principal:
             self._runtime.gate.leave(self.principal.user)
         if connection := self.connection:
@@ -186,24 +185,80 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
             case protocol.Subscribe():
                 await self._subscribe(action, connection, principal)
             case protocol.Unsubscribe():
-                self._runtime.hub.unsubscribe(connection, [action.topic])
+                self._unsubscribe(connection, action.topic)
                 connection.send(protocol.unsubscribed(action.topic, action.ref))
             case protocol.Publish():
                 await self._publish(action, connection, principal)
+            case protocol.Refresh():
+                await self._refresh(action, connection, principal)
+            case protocol.Logout():
+                await in_database(log_out, principal)
+                connection.close(CloseCode.REVOKED, "logged out")
 
     async def _subscribe(self, action: protocol.Subscribe, connection: Connection, principal: Principal) -> None:
-        admission.admit(principal, action.topic, already=len(connection.topics - {action.topic}))
+        already = len(connection.topics - {action.topic})
+        holder = principal if action.token is None else await self._verify(action.token)
+        if holder.user not in (None, principal.user):
+            raise ApiError(403, "wrong_user", "This token was made for somebody else.")
+        await admission.admit(holder, action.topic, already=already)
         (found,) = await self._runtime.hub.subscribe(connection, {action.topic: action.since})
+        if action.token is not None:
+            self._grant(connection, action.topic, holder)
         connection.send(
             *(event.body for event in found.missed),
             protocol.subscribed(found.topic, found.epoch, found.offset, found.recovered, action.ref),
         )
         self._runtime.hub.go_live(connection, [found])
 
+    async def _verify(self, token: str) -> Principal:
+        """The holder of a token that came in a frame. Raises ApiError 401."""
+        try:
+            return await in_database(from_bearer, token)
+        except Unauthenticated as error:
+            raise ApiError(401, error.code, str(error)) from error
+
+    def _grant(self, connection: Connection, topic: str, holder: Principal) -> None:
+        """The topic stays as long as the token that opened it."""
+
+        def end(_code: CloseCode, _reason: str) -> None:
+            if topic in connection.topics and not connection.closed:
+                self._unsubscribe(connection, topic)
+                connection.send(protocol.unsubscribed(topic))
+
+        self._drop_grant(topic)
+        self._grants[topic] = self._runtime.control.watch(holder, end, "")
+
+    def _drop_grant(self, topic: str) -> None:
+        if watch := self._grants.pop(topic, None):
+            self._runtime.control.unwatch(watch)
+
+    def _unsubscribe(self, connection: Connection, topic: str) -> None:
+        self._runtime.hub.unsubscribe(connection, [topic])
+        self._drop_grant(topic)
+
+    async def _refresh(self, action: protocol.Refresh, connection: Connection, principal: Principal) -> None:
+        """A fresh credential for the same user: the connection goes on, less the topics that it does not open."""
+        fresh = await self._verify(action.token)
+        if (fresh.kind, fresh.user, fresh.is_backend) != (principal.kind, principal.user, False):
+            raise ApiError(403, "wrong_user", "A fresh token is of the same kind and for the same user.")
+        if self._watch:
+            self._runtime.control.unwatch(self._watch)
+        self.principal = fresh
+        self._watch = self._runtime.control.watch(fresh, connection.close, connection.id)
+        for topic in await refusals(fresh, "subscribe", sorted(connection.topics - self._grants.keys())):
+            self._unsubscribe(connection, topic)
+            connection.send(protocol.unsubscribed(topic))
+        if action.ref is not None:
+            connection.send(protocol.ok(action.ref, expires_at=fresh.expires_at))
+
     async def _publish(self, action: protocol.Publish, connection: Connection, principal: Principal) -> None:
-        topic = resolve(action.topic)
-        if not topic.may_publish(principal, action.topic):
-            raise ApiError(403, "denied", "This credential has no capability to publish to this topic.")
-        accepted = await in_database(topic.publish, principal, action.topic, action.type, action.data)
+        await require(principal, "publish", action.topic)
+        accepted = await in_database(_publish, action, principal)
         if action.ref is not None:
             connection.send(protocol.ok(action.ref, **accepted))
+
+
+def _publish(action: protocol.Publish, principal: Principal) -> dict[str, Any]:
+    """Counts as a request of the caller's."""
+    throttle(principal)
+    return resolve(action.topic).publish(principal, action.topic, action.type, action.data)

@@ -88,7 +88,7 @@ class _Topic:
     epoch: str | None = None
     position: int | None = None  # The last offset that went out; unknown until the log is read first.
     head: int = 0  # The newest offset heard of.
-    live: set[Connection] = field(default_factory=set)
+    live: dict[Connection, None] = field(default_factory=dict)  # In their order: memory is read in its order, too.
     catching_up: dict[Connection, _CatchUp] = field(default_factory=dict)
     ahead: dict[int, Event] = field(default_factory=dict)
     recent: deque[Event] = field(default_factory=deque)
@@ -173,7 +173,7 @@ class Hub:
         for name in connection.topics.intersection(names):
             connection.topics.discard(name)
             topic = self._topics[name]
-            topic.live.discard(connection)
+            topic.live.pop(connection, None)
             topic.catching_up.pop(connection, None)
             if not topic.live and not topic.catching_up:
                 self._put_down(topic, connection.linger)
@@ -202,7 +202,7 @@ class Hub:
             topic.idle.cancel()
             topic.idle = None
         connection.topics.add(name)
-        topic.live.discard(connection)
+        topic.live.pop(connection, None)
         topic.catching_up[connection] = _CatchUp()
         return topic
 
@@ -266,7 +266,7 @@ class Hub:
         """Moves a connection to the plain set once the hub has come as far as it."""
         if catch_up.after is not None and topic.position is not None and topic.position >= catch_up.after:
             topic.catching_up.pop(connection, None)
-            topic.live.add(connection)
+            topic.live[connection] = None
 
     # --- Events from the bus ----------------------------------------------------------------------
 
@@ -446,17 +446,21 @@ def fan_out(connections: Iterable[Connection], events: Sequence[Event]) -> None:
 def _write(connections: Iterable[Connection], events: Sequence[Event]) -> None:
     bodies, state = [event.body for event in events], events[0].state
     made: dict[Encoding, object] = {}
+    encoding: Encoding | None = None
+    data: object = None
     count = 0
     # A copy: a connection that turns out to be too slow leaves its topics while we go through them.
     for connection in list(connections):
-        encoding = connection.encoding
-        if encoding not in made:
-            made[encoding] = encoding(bodies)
+        if connection.encoding is not encoding:
+            encoding = connection.encoding
+            if encoding not in made:
+                made[encoding] = encoding(bodies)
+            data = made[encoding]
         try:
             if state:
-                connection.write_newest(events[0].topic, made[encoding])
+                connection.write_newest(events[0].topic, data)
             else:
-                connection.write(made[encoding])
+                connection.write(data)
         except Exception:  # Whatever broke there: the others get the events, and this one comes back for them.
             metrics.drops.labels("broken_connection").inc(len(events))
             asyncio.get_running_loop().call_soon(connection.close, CloseCode.UNAVAILABLE, "try again soon")

@@ -22,6 +22,8 @@ class CloseCode(IntEnum):
     RATE_LIMITED = 4429
     BAD_FRAMES = 4500
     UNAUTHENTICATED = 4501
+    REVOKED = 4502
+    KICKED = 4503
 
 
 class ProtocolError(Exception):
@@ -52,6 +54,7 @@ class Ping(Action):
 class Subscribe(Action):
     topic: str
     since: Since | None = None
+    token: str | None = None
 
 
 class Unsubscribe(Action):
@@ -64,7 +67,15 @@ class Publish(Action):
     type: str = "message"
 
 
-_Actions = Ping | Subscribe | Unsubscribe | Publish
+class Refresh(Action):
+    token: str
+
+
+class Logout(Action):
+    pass
+
+
+_Actions = Ping | Subscribe | Unsubscribe | Publish | Refresh | Logout
 ACTIONS = frozenset(action.__struct_config__.tag for action in _Actions.__args__)
 
 
@@ -145,8 +156,9 @@ def ok(ref: Any, **fields: Any) -> bytes:
     return _event("ok", ref=ref, **fields)
 
 
-def error(code: str, message: str, ref: Any = None) -> bytes:
-    return _event("error", code=code, message=message, **_ref(ref))
+def error(code: str, message: str, ref: Any = None, topic: str | None = None) -> bytes:
+    about = {} if topic is None else {"topic": topic}
+    return _event("error", code=code, message=message, **about, **_ref(ref))
 
 
 def _event(event: str, **fields: Any) -> bytes:

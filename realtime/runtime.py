@@ -1,4 +1,4 @@
-"""What a web process runs once for all its connections: hub, receiver and publisher, in its event loop."""
+"""What a web process runs once for all its connections: hub, receiver, publisher and control, in its event loop."""
 
 import asyncio
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from django.utils.module_loading import import_string
 
 from realtime import bus
 from realtime.admission import Gate
+from realtime.control import Control
 from realtime.hub import Hub
 from realtime.receiver import Receiver
 from realtime.topics import is_shared
@@ -16,12 +17,14 @@ from realtime.topics import is_shared
 @dataclass(frozen=True, slots=True)
 class Runtime:
     gate: Gate
+    control: Control
     hub: Hub
     receiver: Receiver
     publisher: bus.Publisher
 
     async def stop(self) -> None:
         bus.detach(self.publisher)
+        await self.control.stop()
         await self.receiver.stop()
 
 
@@ -40,8 +43,9 @@ def current() -> Runtime:
             recovery_events=settings.RECOVERY_LIMIT,
             recovery_bytes=settings.OUTBOX_MAX_BYTES // 2,  # What is missed has to fit the outbox.
         )
-        _runtimes[loop] = Runtime(Gate(), hub, receiver, bus.attach(loop))
+        _runtimes[loop] = Runtime(Gate(), Control(), hub, receiver, bus.attach(loop))
         receiver.start(hub)
+        _runtimes[loop].control.start()
     return _runtimes[loop]
 
 

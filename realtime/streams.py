@@ -7,9 +7,8 @@ poll. Any process can go on from it.
 import asyncio
 import base64
 import binascii
-import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 from django.conf import settings
@@ -21,7 +20,7 @@ from realtime import admission, metrics, protocol, runtime
 from realtime.asgi import Receive, Scope, Send
 from realtime.connections import Connection, PollConnection, StreamConnection
 from realtime.hub import Hub, Subscription
-from realtime.protocol import CloseCode, Since
+from realtime.protocol import Since
 
 COMMENT_SECONDS = 15.0
 POLL_SECONDS, POLL_MAX_SECONDS = 25, 60
@@ -39,7 +38,7 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
     task = asyncio.current_task()
     try:
         async with _admitted(scope, "stream") as principal:
-            names, refused = _topics(scope, principal)
+            names, refused = await _topics(scope, principal)
             resumed_from = admission.headers_of(scope).get("last-event-id") or admission.query_of(scope).get("since")
             since = _parse_place(resumed_from)
             entered: dict[str, Since] = {}  # Who is sent away while catching up comes back to here.
@@ -50,7 +49,8 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
                 abort=lambda: task and task.cancel(),
                 place=lambda: place(entered | hub.places(connection)),
             )
-            hub, gate = runtime.current().hub, runtime.current().gate
+            here = runtime.current()
+            hub, gate, control = here.hub, here.gate, here.control
             try:
                 subscriptions = await _subscribe(hub, connection, names, since)
                 entered |= {one.topic: Since(one.epoch, one.offset) for one in subscriptions}
@@ -59,7 +59,7 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
                 connection.send(*_greeting(connection, principal, subscriptions, since), *refused)
                 hub.go_live(connection, subscriptions)
                 gate.connections.add(connection)
-                with _closing_at(principal.expires_at, connection):
+                with control.watching(principal, connection.close, connection.id):
                     await _until_gone(receive, connection)
             finally:
                 gate.connections.discard(connection)
@@ -77,17 +77,18 @@ async def poll(scope: Scope, receive: Receive, send: Send) -> None:
     """`GET /api/poll` -> `{events, since}`: at once when something is there or `since` lacks a topic."""
     try:
         async with _admitted(scope, "poll") as principal:
-            names, refused = _topics(scope, principal)
+            names, refused = await _topics(scope, principal)
             query = admission.query_of(scope)
             wait = _wait(query.get("wait"))
-            since = _parse_place(query.get("since"))
+            since = _parse_place(query.get("since") or admission.headers_of(scope).get("last-event-id"))
             entered: dict[str, Since] = {}
             connection = PollConnection(
                 user=principal.user,
                 max_backlog=settings.OUTBOX_MAX_BYTES,
                 place=lambda: place(entered | hub.places(connection)),
             )
-            hub, gate = runtime.current().hub, runtime.current().gate
+            here = runtime.current()
+            hub, gate, control = here.hub, here.gate, here.control
             try:
                 subscriptions = await _subscribe(hub, connection, names, since)
                 entered |= {one.topic: Since(one.epoch, one.offset) for one in subscriptions}
@@ -100,7 +101,7 @@ async def poll(scope: Scope, receive: Receive, send: Send) -> None:
                 hub.go_live(connection, subscriptions)
                 gate.connections.add(connection)
                 if not connection.events and since.keys() >= set(names):
-                    with _closing_at(principal.expires_at, connection):
+                    with control.watching(principal, connection.close, connection.id):
                         await _something_or_gone(connection, receive, wait)
                 next_place = connection.place()
             finally:
@@ -137,13 +138,13 @@ def _wait(text: str | None) -> float:
     return int(text)
 
 
-def _topics(scope: Scope, principal: Principal) -> tuple[list[str], list[bytes]]:
+async def _topics(scope: Scope, principal: Principal) -> tuple[list[str], list[bytes]]:
     if scope["method"] != "GET":
         raise ApiError(405, "method_not_allowed", "This is for GET.")
-    names, refused = admission.choose_topics(principal, admission.query_of(scope).get("topics"))
+    names, refused = await admission.choose_topics(principal, admission.query_of(scope).get("topics"))
     if refused and not names:
-        raise refused[0]
-    return names, [protocol.error(error.code, error.message) for error in refused]
+        raise refused[0].error
+    return names, [protocol.error(one.error.code, one.error.message, topic=one.topic) for one in refused]
 
 
 def _greeting(
@@ -173,21 +174,6 @@ async def _admitted(scope: Scope, transport: str) -> AsyncIterator[Principal]:
     finally:
         metrics.connections.labels(transport).dec()
         gate.leave(principal.user)
-
-
-@contextmanager
-def _closing_at(moment: float | None, connection: Connection) -> Iterator[None]:
-    """Closes the connection when its credential expires."""
-    if moment is None:
-        yield
-        return
-    timer = asyncio.get_running_loop().call_later(
-        moment - time.time(), connection.close, CloseCode.TOKEN_EXPIRED, "the credential has expired"
-    )
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 async def _subscribe(
@@ -231,7 +217,7 @@ async def _something_or_gone(connection: PollConnection, receive: Receive, secon
 async def refuse(send: Send, error: Unauthenticated | ApiError) -> None:
     """The refusal in the API's shape."""
     if isinstance(error, Unauthenticated):
-        error = ApiError(401, "unauthenticated", str(error))
+        error = ApiError(401, error.code, str(error))
     headers = [(b"www-authenticate", b"Bearer")] if error.status == 401 else []
     if error.status == 405:
         headers.append((b"allow", b"GET"))

@@ -7,9 +7,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from accounts.errors import ApiError
-from accounts.principals import Principal
-
-KEY_MAX_BYTES = 200
+from accounts.principals import ID_MAX_BYTES, Principal, valid_id
 
 
 class Topic:
@@ -29,22 +27,17 @@ class Topic:
         raise NotImplementedError
 
 
-def valid_key(key: str) -> bool:
-    """Whether a text can be a topic's key or a user's id: 1-200 bytes, printable, no comma."""
-    return key.isprintable() and "," not in key and 1 <= len(key.encode()) <= KEY_MAX_BYTES
-
-
 def resolve(name: str) -> Topic:
     """The rules for a topic. Raises ApiError 400 for a name that cannot be, 403 for a kind that is not open."""
     kind, dot, key = name.partition(".")
     topic = _kinds().get(kind)
     if topic is None:
         raise ApiError(403, "denied", f"There is no topic {kind[:50]!r} for you: {', '.join(sorted(_kinds()))}.")
-    if topic.keyed != bool(dot) or (dot and not valid_key(key)):
+    if topic.keyed != bool(dot) or (dot and not valid_id(key)):
         raise ApiError(
             400,
             "malformed_topic",
-            f"Not a topic of kind {kind}: a key is 1-{KEY_MAX_BYTES} bytes of printable text without comma."
+            f"Not a topic of kind {kind}: a key is 1-{ID_MAX_BYTES} bytes of printable text without comma."
             if topic.keyed
             else f"Topic {kind} has no key.",
         )

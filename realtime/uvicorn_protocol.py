@@ -9,6 +9,7 @@ connection also when its reader is stuck.
 """
 
 import asyncio
+import random
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,6 +28,7 @@ HEADER_SECONDS = 10.0  # For a client to send the head of a request.
 HEADER_BYTES = 64 * 1024  # Of such a head.
 STUCK_SECONDS = 20.0  # For a client to take anything of what is on its way; beyond, the kernel ends the connection.
 PINGS_PER_SECOND, PINGS_BURST = 1, 30
+PING_SPREAD = 0.5  # Our own pings come after this share of Uvicorn's interval at the earliest.
 MAX_FRAGMENTS = 256  # Of one message; empty ones cost no size.
 
 INVALID_DATA, POLICY_VIOLATION, KEEPALIVE_TIMEOUT = 1007, 1008, 1011
@@ -92,6 +94,12 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.http.response.body":
             self.handshake_complete = True  # Refused, that is; Uvicorn would log that it never was.
+
+    def schedule_ping(self) -> None:
+        """Sockets that came at once, after a restart, are not all pinged at once ever after."""
+        assert self.ping_interval is not None
+        delay = self.ping_interval * random.uniform(PING_SPREAD, 1)  # noqa: S311 (no secret)
+        self.ping_timer = self.loop.call_later(delay, self.send_keepalive_ping)
 
     def handle_ping(self) -> None:
         """A flood of pings makes as many pongs, and a client that does not read them fills our memory."""
@@ -198,6 +206,8 @@ _USED = {
     "loop",
     "frames",
     "writable",
+    "ping_interval",
+    "ping_timer",
 }
 
 
@@ -212,6 +222,8 @@ def fits(protocol: Any = WebSocketsSansIOProtocol) -> bool:
             "send_receive_event_to_app",
             "handle_parser_exception",
             "keepalive_timeout",
+            "schedule_ping",
+            "send_keepalive_ping",
         )
     )
 

@@ -132,7 +132,7 @@ class Stack:
         import jwt
 
         key = (self.home / "token_signing_key").read_text()
-        claims = {"sub": user, "exp": int(time.time()) + ttl, **capabilities}
+        claims = {"iss": "fanfare", "sub": user, "iat": time.time(), "exp": int(time.time()) + ttl, **capabilities}
         return jwt.encode(claims | ({"account": account} if account else {}), key, algorithm="HS256")
 
     def client(self, web: "Web | None" = None, key: str | None = None) -> httpx.Client:
@@ -174,6 +174,7 @@ class Web:
         else:
             command = ["uvicorn", self.application, "--port", str(self.port), *self.SERVERS[self.server]]
             command += ["--http", "realtime.uvicorn_protocol:PromptHttpProtocol", "--no-access-log"]
+            command += ["--no-proxy-headers"]
             command += ["--ws-ping-interval", "25", "--ws-ping-timeout", "10", "--ws-max-size", "65536"]
             command += ["--ws-per-message-deflate", "false", "--timeout-graceful-shutdown", "10"]
         self.process = self.stack.spawn(f"web{self.number}", *command, **self.environment)

@@ -61,6 +61,7 @@ def _start() -> None:
     os.environ["FANFARE_HOME"] = str(home)
     _processes.append(start_valkey(_folder / "redis"))
     os.environ["REDIS_URL"] = f"unix://{_folder / 'redis' / 'valkey.sock'}"
+    os.environ["RATE_USER"] = ""  # All tests share the same few users.
     if os.environ.get("FANFARE_TEST_DATABASE", "sqlite") == "postgres":
         os.environ["DATABASE_URL"] = _start_postgres(_folder)
     else:

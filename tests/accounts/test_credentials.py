@@ -8,9 +8,10 @@ from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.test import Client
 
-from accounts import api_keys, tokens
+from accounts import api_keys
 from accounts.credentials import READ_SCOPES, Unauthenticated, authenticate, origin_allowed
 from accounts.principals import SCOPES, Kind, Principal
+from tests.credentials import mint
 
 pytestmark = pytest.mark.django_db
 
@@ -41,7 +42,7 @@ def by_session(user: User, origin: str | None = OURS, host: str = HOST) -> Princ
 
 
 def token(user: str, **rest: Any) -> str:
-    return tokens.mint(user, ttl=60, **rest)
+    return mint(user, ttl=60, **rest)
 
 
 # --- Which credential counts ----------------------------------------------------------------------
@@ -83,7 +84,7 @@ def test_credentials_in_the_query_can_be_switched_off(settings: LazySettings) ->
 
 
 def test_only_an_expired_token_is_told_to_come_back_with_a_fresh_one() -> None:
-    expired = tokens.mint("alice", ttl=-1)
+    expired = mint("alice", ttl=-1)
     key, text = api_keys.create("acme-backend")
     api_keys.revoke(key.prefix)
     for credential, comes_back in ((expired, True), ("x.y.z", False), (text, False), ("ff_", False)):

@@ -17,13 +17,14 @@ from django.db import IntegrityError, InterfaceError, OperationalError, connecti
 from django.test import Client
 from rest_framework import exceptions
 
-from accounts import api_keys, tokens
+from accounts import api_keys
 from accounts.errors import ApiError
 from config.api import exception_handler
 from config.limits import bounded
 from config.logging import redact
 from notifications import history
 from realtime.asgi import Scope
+from tests.credentials import mint
 
 PATIENCE = 60.0
 CANARY = "c4n4ry0f7h3m1n3"
@@ -32,7 +33,7 @@ CANARY = "c4n4ry0f7h3m1n3"
 @pytest.fixture
 def alice() -> Client:
     """Her requests end in a reply, whatever happens behind it."""
-    token = tokens.mint("alice", ttl=60)
+    token = mint("alice", ttl=60)
     return Client(raise_request_exception=False, headers={"authorization": f"Bearer {token}"})
 
 
@@ -119,9 +120,9 @@ from django.conf import settings
 settings.DATABASES["default"]["OPTIONS"].get("pool", {})["timeout"] = 0.5
 import django; django.setup()
 from django.test import Client
-from accounts import tokens
+from tests.credentials import mint
 settings.ALLOWED_HOSTS = ["testserver"]
-client = Client(headers={"authorization": "Bearer " + tokens.mint("alice", ttl=60, publish=["*"])})
+client = Client(headers={"authorization": "Bearer " + mint("alice", ttl=60, publish=["*"])})
 replies = [
     client.get("/api/notifications"),
     client.post("/api/notifications", {"to": {"user": "bob"}, "data": 1}, content_type="application/json"),
@@ -174,7 +175,7 @@ def test_a_refusal_becomes_the_apis_one_shape() -> None:
         (exceptions.MethodNotAllowed("PUT"), 405, "method_not_allowed"),
         (exceptions.NotAcceptable(), 406, "not_acceptable"),
         (exceptions.UnsupportedMediaType("a/b"), 415, "unsupported_media_type"),
-        (exceptions.Throttled(wait=1.2), 429, "throttled"),
+        (exceptions.Throttled(wait=1.2), 429, "rate_limited"),
         (exceptions.ValidationError({"a": ["b"]}), 400, "malformed"),
     ],
 )
@@ -356,7 +357,7 @@ def test_no_log_line_of_a_request_has_its_credential_or_its_payload(
     logged: io.StringIO, broken: Callable[[Exception], None], settings: LazySettings
 ) -> None:
     _, key = api_keys.create("acme-backend")
-    token = tokens.mint(CANARY, ttl=60)
+    token = mint(CANARY, ttl=60)
     payload = {"to": {"user": "alice"}, "data": {"text": f"payload {CANARY}"}, "type": CANARY, "key": CANARY}
     broken(KeyError("a bug"))
     for credential in (key, key[:-1], token, token[:-1], f"ff_{CANARY}", f"eyJ{CANARY}.{CANARY}.{CANARY}", CANARY):

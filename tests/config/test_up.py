@@ -234,7 +234,10 @@ def test_production_is_without_demo_and_development_key_and_on_the_given_servers
     redis = start_valkey(stack_folder / "redis")
     try:
         up = make_up(
-            PRODUCTION="1", ALLOWED_HOSTS="fanfare.example", REDIS_URL=f"unix://{stack_folder}/redis/valkey.sock"
+            PRODUCTION="1",
+            ALLOWED_HOSTS="fanfare.example",
+            TRUSTED_PROXIES="127.0.0.1",
+            REDIS_URL=f"unix://{stack_folder}/redis/valkey.sock",
         )
         up.wait_until_ready()
         base = f"http://127.0.0.1:{up.port}"

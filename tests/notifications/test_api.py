@@ -16,12 +16,13 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from drf_spectacular.generators import SchemaGenerator
 from rest_framework.views import APIView
 
-from accounts import api_keys, tokens
+from accounts import api_keys
 from accounts.principals import SCOPES
 from accounts.requests import seal_cursor
 from config.asgi import waiting
 from notifications.log import publish_due
 from notifications.models import Message, Receipt, Topic
+from tests.credentials import mint
 
 pytestmark = pytest.mark.django_db
 
@@ -104,23 +105,23 @@ def reader() -> Api:
 
 @pytest.fixture
 def alice() -> Api:
-    return Api(tokens.mint("alice", "acme", ttl=MONTH))
+    return Api(mint("alice", "acme", ttl=MONTH))
 
 
 @pytest.fixture
 def bob() -> Api:
-    return Api(tokens.mint("bob", "acme", ttl=MONTH, subscribe=["topic.room/*"], publish=["topic.room/*"]))
+    return Api(mint("bob", "acme", ttl=MONTH, subscribe=["topic.room/*"], publish=["topic.room/*"]))
 
 
 @pytest.fixture
 def carol() -> Api:
-    return Api(tokens.mint("carol", "globex", ttl=MONTH))
+    return Api(mint("carol", "globex", ttl=MONTH))
 
 
 @pytest.fixture
 def mallory() -> Api:
     """A user of no account, who may not."""
-    return Api(tokens.mint("mallory", ttl=MONTH))
+    return Api(mint("mallory", ttl=MONTH))
 
 
 @pytest.fixture
@@ -407,13 +408,13 @@ def test_without_a_good_credential_every_route_is_a_401(method: str, path: str, 
 
 
 def test_an_expired_token_says_so() -> None:
-    reply = call("GET", "/api/notifications", f"Bearer {tokens.mint('alice', ttl=-1)}")
-    assert refusal(reply) == (401, "unauthenticated")
+    reply = call("GET", "/api/notifications", f"Bearer {mint('alice', ttl=-1)}")
+    assert refusal(reply) == (401, "token_expired")
     assert "expired" in json(reply)["error"]["message"]
 
 
 def test_a_credential_in_the_query_is_for_sockets_only(service: Api) -> None:
-    token = tokens.mint("alice", ttl=60)
+    token = mint("alice", ttl=60)
     assert Client().get(f"/api/notifications?authorization={token}").status_code == 401
 
 
@@ -599,7 +600,7 @@ def test_a_repeated_batch_gets_the_first_reply_though_its_sender_may_more_or_les
     batch = {"notifications": [{"to": {"topic": name}, "data": name} for name in ("roof", "room")]}
 
     def send(*allowed: str) -> Any:
-        bob = Api(tokens.mint("bob", ttl=60, publish=allowed))
+        bob = Api(mint("bob", ttl=60, publish=allowed))
         return accepted(send_once(bob, batch, route="/api/notifications/batch"))
 
     first = send("topic.room")

@@ -13,7 +13,7 @@ import time_machine
 from django.db import connection, transaction
 from django.test import Client
 
-from accounts import api_keys, tokens
+from accounts import api_keys
 from accounts.errors import ApiError
 from accounts.principals import Kind, Principal
 from notifications import history, retention
@@ -22,6 +22,7 @@ from notifications.log import Draft, accept, publish_due
 from notifications.models import IdempotencyKey, Message, Receipt, Topic
 from realtime import bus
 from realtime.frames import Event
+from tests.credentials import mint
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 ROOM = "topic.room"
@@ -394,7 +395,7 @@ def service() -> Client:
 
 
 def user(name: str) -> Client:
-    return Client(headers={"authorization": f"Bearer {tokens.mint(name, ttl=60)}"})
+    return Client(headers={"authorization": f"Bearer {mint(name, ttl=60)}"})
 
 
 def claims(count: int) -> list[Claim]:

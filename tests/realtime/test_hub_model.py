@@ -466,7 +466,7 @@ class GoesLiveTooEarly(Hub):
 
     def _settle(self, topic: _Topic, connection: Connection, catch_up: Any) -> None:
         topic.catching_up.pop(connection, None)
-        topic.live.add(connection)
+        topic.live[connection] = None
 
 
 class ForgetsHeldEvents(Hub):

@@ -57,7 +57,7 @@ def test_a_frame_becomes_its_action(frame: dict[str, Any], action: protocol.Acti
 
 
 def test_the_actions_are_known_by_name() -> None:
-    assert {"ping", "subscribe", "unsubscribe", "publish"} == protocol.ACTIONS
+    assert {"ping", "subscribe", "unsubscribe", "publish", "refresh", "logout"} == protocol.ACTIONS
 
 
 @pytest.mark.parametrize("frame", [{"action": "dance"}, {"action": 7}, {"action": None}, {"action": ["ping"]}, {}])
@@ -217,5 +217,5 @@ def test_data_is_never_encoded_twice(data: Any) -> None:
 
 
 def test_close_codes_below_4500_mean_come_back() -> None:
-    permanent = {CloseCode.BAD_FRAMES, CloseCode.UNAUTHENTICATED}
+    permanent = {CloseCode.BAD_FRAMES, CloseCode.UNAUTHENTICATED, CloseCode.REVOKED, CloseCode.KICKED}
     assert {code for code in CloseCode if code >= 4500} == permanent

@@ -386,7 +386,7 @@ def test_refusals_have_the_shape_of_the_api(stack: Stack, path: str) -> None:
     cases: list[tuple[str | None, str, dict[str, str | int], int, str]] = [
         (None, "GET", {}, 401, "unauthenticated"),
         ("nonsense", "GET", {}, 401, "unauthenticated"),
-        (stack.token("olga", ttl=-5), "GET", {}, 401, "unauthenticated"),
+        (stack.token("olga", ttl=-5), "GET", {}, 401, "token_expired"),
         (good, "GET", {"topics": "user.eve"}, 403, "denied"),
         (good, "GET", {"topics": "control"}, 403, "denied"),
         (good, "GET", {"topics": "user."}, 400, "malformed_topic"),
@@ -447,7 +447,7 @@ def test_who_may_listen_to_what_is_the_same_on_all_three_ways(stack: Stack) -> N
             assert len(set(answers.values())) == 1, (name, topic, answers)
             table.setdefault(name, {})[topic] = answers["_by_poll"]
     for name in ("nobody", "nonsense", "expired", "unknown key"):
-        assert set(table[name].values()) == {"unauthenticated"}
+        assert set(table[name].values()) == {"token_expired" if name == "expired" else "unauthenticated"}
     malformed = {"user.", "all.x"}
     allowed = {
         "alice": {"user.alice", "all"},
@@ -468,8 +468,7 @@ def _by_socket(web: Web, credential: str | None, topic: str) -> str:
         assert raw.head()[0] == 101
         opcode, payload = raw.frame()
         if opcode == CLOSE:
-            assert int.from_bytes(payload[:2]) in (4401, 4501)
-            return "unauthenticated"
+            return {4401: "token_expired", 4501: "unauthenticated"}[int.from_bytes(payload[:2])]
         if topic in json.loads(payload)["topics"]:
             return "yes"
         return str(raw.event("error")["code"])

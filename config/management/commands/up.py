@@ -189,6 +189,7 @@ def commands() -> dict[str, list[str]]:
     web += ["--host", settings.HOST, "--port", str(settings.PORT), "--workers", str(settings.WEB_PROCESSES)]
     web += ["--ws", "realtime.uvicorn_protocol:FrameProtocol"]
     web += ["--http", "realtime.uvicorn_protocol:PromptHttpProtocol"]
+    web += ["--no-proxy-headers"]  # It would trust this machine; TRUSTED_PROXIES says whom we trust.
     web += ["--loop", "uvloop", "--no-access-log", "--log-level", "warning"]
     web += ["--ws-ping-interval", "25", "--ws-ping-timeout", "10"]
     web += ["--ws-max-size", str(settings.FRAME_MAX_BYTES), "--ws-per-message-deflate", "false"]

@@ -1,0 +1,177 @@
+"""End users: known from when they are first seen, moved between accounts, erased from every room."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+from django.utils.module_loading import import_string
+from msgspec import UNSET, UnsetType
+
+from accounts import audit, revocations
+from accounts.models import Account, AuditEntry, Token, User
+from accounts.principals import Principal
+from accounts.revocations import Ended, Reason
+from accounts.shapes import UserChange
+
+REMEMBERED = 100_000  # Users in the memory of each process.
+ROWS_A_STATEMENT = 1000
+
+
+class StaleAccount(Exception):
+    """The user has been moved to another account since the credential was issued."""
+
+
+class Eraser(Protocol):
+    """A function of USER_ERASERS: deletes what a room holds of a user, inside the transaction."""
+
+    def __call__(self, user: str) -> None: ...
+
+
+def ensure(ids: Iterable[str]) -> None:
+    """Makes users known that are targets, in the caller's transaction: at most one statement, mostly none."""
+    strangers = [user for user in dict.fromkeys(ids) if user not in _remembered]
+    for start in range(0, len(strangers), ROWS_A_STATEMENT):
+        rows = [User(id=user) for user in sorted(strangers[start : start + ROWS_A_STATEMENT])]
+        User.objects.bulk_create(rows, ignore_conflicts=True)
+    if strangers:
+        transaction.on_commit(lambda: _remembered.add_known(strangers))
+
+
+def see(user: str, account: str | None, issued_at: float) -> str | None:
+    """A good credential names this user -> the account that they are in.
+
+    The credential's account wins, and moves the user. Raises StaleAccount for one that is older than the last move.
+    """
+    remembered = _remembered.account_of(user)
+    if remembered is not UNSET and account in (None, remembered):
+        return remembered
+    row = User.objects.filter(pk=user).first()
+    if row is None or (account is not None and account != row.account_id):
+        row = _meet(user, account, datetime.fromtimestamp(issued_at, tz=UTC))
+    _remembered.set_account(user, row.account_id)
+    return row.account_id
+
+
+def _meet(user: str, account: str | None, issued_at: datetime) -> User:
+    with transaction.atomic():
+        row, created = _make(user, account)
+        if created or account is None or row.account_id == account:
+            return row
+        if row.moved_at is not None and issued_at < row.moved_at:
+            raise StaleAccount
+        before = row.account_id
+        _move(row, account, issued_at)
+        audit.record(None, "user.moved", f"user:{user}", before={"account": before}, after={"account": account})
+        return row
+
+
+def change(actor: Principal | None, user: str, changes: UserChange) -> User:
+    """Makes or changes a user. A new account moves them: what credentials of before say of it counts no more."""
+    with transaction.atomic():
+        row, created = _make(user, None)
+        before = None if created else as_dict(row)
+        if changes.name is not UNSET:
+            row.name = changes.name
+        if changes.attributes is not UNSET:
+            row.attributes = changes.attributes
+        row.save(update_fields=["name", "attributes"])
+        if changes.account is not UNSET and changes.account != row.account_id:
+            _move(row, changes.account, timezone.now())
+        audit.record(actor, "user.changed", f"user:{user}", before=before, after=as_dict(row))
+    _remembered.forget([user])
+    return row
+
+
+def erase(actor: Principal | None, user: str) -> bool:
+    """Deletes the user and what every room holds of them, and ends their credentials -> whether there was anything."""
+    with transaction.atomic():
+        for path in settings.USER_ERASERS:
+            eraser: Eraser = import_string(path)
+            eraser(user)
+        Token.objects.filter(user=user).delete()
+        AuditEntry.objects.filter(subject=f"user:{user}").update(before=None, after=None)
+        found, _ = User.objects.filter(pk=user).delete()
+        revocations.revoke(f"user:{user}", Reason.ERASED)
+        audit.record(actor, "user.erased", f"user:{user}")
+    _remembered.forget([user])
+    return bool(found)
+
+
+def is_settled(user: str, account: str | None) -> bool:
+    """Whether this process still knows the user to be in this account; asks nobody."""
+    return _remembered.account_of(user) == account
+
+
+def as_dict(row: User) -> dict[str, Any]:
+    return {"account": row.account_id, "name": row.name, "attributes": row.attributes}
+
+
+def _make(user: str, account: str | None) -> tuple[User, bool]:
+    """The user's row, locked; made where there was none."""
+    if account is not None:
+        Account.objects.bulk_create([Account(id=account)], ignore_conflicts=True)
+    created = False
+    row = User.objects.select_for_update().filter(pk=user).first()
+    if row is None:
+        row, created = User.objects.select_for_update().get_or_create(pk=user, defaults={"account_id": account})
+    return row, created
+
+
+def _move(row: User, account: str | None, moved_at: datetime) -> None:
+    """Live connections are in the old account's topics: they come back, into the new one's."""
+    if account is not None:
+        Account.objects.bulk_create([Account(id=account)], ignore_conflicts=True)
+    row.account_id, row.moved_at = account, moved_at
+    row.save(update_fields=["account", "moved_at"])
+    revocations.close(f"user:{row.id}", Reason.MOVED)
+
+
+class _Remembered:
+    """Users whose rows are there, as far as this process knows; and their accounts, where they were read."""
+
+    def __init__(self) -> None:
+        self._accounts: OrderedDict[str, str | UnsetType | None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __contains__(self, user: str) -> bool:
+        return user in self._accounts
+
+    def account_of(self, user: str) -> str | UnsetType | None:
+        return self._accounts.get(user, UNSET)
+
+    def add_known(self, users: Iterable[str]) -> None:
+        with self._lock:
+            for user in users:
+                self._accounts.setdefault(user, UNSET)
+            self._trim()
+
+    def set_account(self, user: str, account: str | None) -> None:
+        with self._lock:
+            self._accounts[user] = account
+            self._accounts.move_to_end(user)
+            self._trim()
+
+    def forget(self, users: Iterable[str]) -> None:
+        with self._lock:
+            for user in users:
+                self._accounts.pop(user, None)
+
+    def _trim(self) -> None:
+        while len(self._accounts) > REMEMBERED:
+            self._accounts.popitem(last=False)
+
+
+_remembered = _Remembered()
+
+
+def _forget_ended(news: Sequence[Ended]) -> None:
+    """Moved or erased, perhaps by another process."""
+    _remembered.forget(ended.subject.removeprefix("user:") for ended in news if ended.subject.startswith("user:"))
+
+
+revocations.listen(_forget_ended)
