@@ -1,8 +1,8 @@
 """A connection as the hub sees it: something to write to that never makes the hub wait."""
 
 import asyncio
+import secrets
 import time
-import uuid
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class Connection(ABC):
     linger = 0.0
 
     def __init__(self, *, user: str | None, max_backlog: int) -> None:
-        self.id = uuid.uuid4().hex
+        self.id = secrets.token_hex(16)
         self.user = user
         self.topics: set[str] = set()
         self.closed = False

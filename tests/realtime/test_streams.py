@@ -452,7 +452,7 @@ def test_who_may_listen_to_what_is_the_same_on_all_three_ways(stack: Stack) -> N
     allowed = {
         "alice": {"user.alice", "all"},
         "alice of acme": {"user.alice", "all", "account.acme"},
-        "alice with rooms": {"user.alice", "all", "topic.room-1", "user.bob"},
+        "alice with rooms": {"user.alice", "all", "account.acme", "topic.room-1", "user.bob"},  # She is in acme by now.
         "service": {"user.alice", "user.bob", "account.acme", "all", "topic.room-1", "topic.hall"},
         "writer": set(),
     }
