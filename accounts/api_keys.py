@@ -7,11 +7,14 @@ import time
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
+from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from accounts import audit, revocations
 from accounts.models import ApiKey
 from accounts.principals import SCOPES, Kind, Principal
+from accounts.revocations import Reason
 
 PREFIX = "ff_"
 CACHE_SECONDS = 1.0  # So a revoked key works for a second at most, and a busy one costs one query a second.
@@ -31,14 +34,23 @@ def create(name: str, scopes: Iterable[str] = SCOPES, expires_at: datetime | Non
         raise ValueError(f"unknown scopes: {', '.join(sorted(unknown))}")
     prefix, secret = secrets.token_hex(6), secrets.token_hex(32)
     text = f"{PREFIX}{prefix}_{secret}"
-    row = ApiKey.objects.create(name=name, prefix=prefix, digest=_digest(text), scopes=wanted, expires_at=expires_at)
+    row = ApiKey(name=name, prefix=prefix, digest=_digest(text), scopes=wanted, expires_at=expires_at)
+    ends = expires_at.isoformat() if expires_at else None
+    with transaction.atomic():
+        row.save(force_insert=True)
+        audit.record(None, "key.created", f"key:{prefix}", after={"name": name, "scopes": wanted, "expires_at": ends})
     return row, text
 
 
 def revoke(prefix: str) -> bool:
-    """Ends a key, within CACHE_SECONDS in every process -> whether it was alive."""
+    """Ends a key and what it has opened, within a second in every process -> whether it was alive."""
     _cache.clear()
-    return ApiKey.objects.filter(prefix=prefix, revoked_at=None).update(revoked_at=timezone.now()) == 1
+    with transaction.atomic():
+        alive = ApiKey.objects.filter(prefix=prefix, revoked_at=None).update(revoked_at=timezone.now()) == 1
+        if alive:
+            revocations.revoke(f"key:{prefix}", Reason.REVOKED)
+            audit.record(None, "key.revoked", f"key:{prefix}")
+    return alive
 
 
 def find(text: str) -> Principal | None:
@@ -70,6 +82,8 @@ def _load(text: str, digest: str) -> Principal | None:
         row.prefix,
         scopes=frozenset(row.scopes),
         expires_at=row.expires_at.timestamp() if row.expires_at else None,
+        issued_at=row.created_at.timestamp(),
+        credential=f"key:{row.prefix}",
     )
 
 

@@ -4,6 +4,7 @@ What is revoked is a row. Every process reads the new rows twice a second and ke
 requests and handshakes are checked against that, and the live connections of what was revoked are closed.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from django.conf import settings
+from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import Revocation
@@ -59,6 +61,7 @@ def revoke(
         issued_until=issued_until or now,
         expires_at=expires_at or now + timedelta(days=settings.CREDENTIAL_MAX_DAYS),
     )
+    transaction.on_commit(_known.expect)
 
 
 def close(subject: str, reason: Reason) -> None:
@@ -115,6 +118,11 @@ class _Known:
     _settled: int = 0
     _mark: int = 0  # What `_settled` will be.
     _marked_at: float = 0.0
+
+    def expect(self) -> None:
+        """There is something new: the next one who asks reads it."""
+        if self._read_at is not None:
+            self._read_at = -math.inf
 
     def refresh(self) -> None:
         if self._read_at is not None and time.monotonic() - self._read_at < REFRESH_SECONDS:

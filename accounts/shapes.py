@@ -24,7 +24,7 @@ class Error(Struct):
     error: Problem
 
 
-ERRORS = dict.fromkeys((400, 401, 403, 409, 413, 415, 422, 429, 503), Error)
+ERRORS = dict.fromkeys((400, 401, 403, 404, 406, 409, 413, 415, 422, 429, 503), Error)
 
 
 def query(name: str, description: str, kind: type = str, *, required: bool = False) -> OpenApiParameter:

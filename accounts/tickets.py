@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 from django.utils import timezone
@@ -14,8 +14,13 @@ SECONDS = 30
 
 
 def issue(principal: Principal) -> tuple[str, datetime]:
-    """A ticket that stands for the caller, once, within SECONDS -> (its text, when it expires)."""
+    """A ticket that stands for the caller, once, within SECONDS, and not longer than their credential.
+
+    -> (its text, when it expires)
+    """
     text, expires_at = secrets.token_urlsafe(32), timezone.now() + timedelta(seconds=SECONDS)
+    if principal.expires_at is not None:
+        expires_at = min(expires_at, datetime.fromtimestamp(principal.expires_at, tz=UTC))
     Ticket.objects.create(
         digest=_digest(text), principal=msgspec.json.encode(principal).decode(), expires_at=expires_at
     )

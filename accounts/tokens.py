@@ -93,7 +93,7 @@ def verify(token: str) -> Principal:
         )
     except jwt.ExpiredSignatureError as error:
         raise ExpiredToken("expired") from error
-    except (jwt.PyJWTError, ValueError, RecursionError) as error:
+    except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InvalidToken(str(error)) from error
     return _principal(claims, token)
 

@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from accounts import audit, revocations
 from accounts.models import Account, AuditEntry, Token, User
-from accounts.principals import Principal
+from accounts.principals import Kind, Principal
 from accounts.revocations import Ended, Reason
 from accounts.shapes import UserChange
 
@@ -34,9 +34,9 @@ class Eraser(Protocol):
 
 def ensure(ids: Iterable[str]) -> None:
     """Makes users known that are targets, in the caller's transaction: at most one statement, mostly none."""
-    strangers = [user for user in dict.fromkeys(ids) if user not in _remembered]
+    strangers = sorted({user for user in ids if user not in _remembered})  # In one order, or two could deadlock.
     for start in range(0, len(strangers), ROWS_A_STATEMENT):
-        rows = [User(id=user) for user in sorted(strangers[start : start + ROWS_A_STATEMENT])]
+        rows = [User(id=user) for user in strangers[start : start + ROWS_A_STATEMENT]]
         User.objects.bulk_create(rows, ignore_conflicts=True)
     if strangers:
         transaction.on_commit(lambda: _remembered.add_known(strangers))
@@ -52,28 +52,30 @@ def see(user: str, account: str | None, issued_at: float) -> str | None:
         return remembered
     row = User.objects.filter(pk=user).first()
     if row is None or (account is not None and account != row.account_id):
-        row = _meet(user, account, datetime.fromtimestamp(issued_at, tz=UTC))
+        row = _meet(user, account, datetime.fromtimestamp(max(issued_at, 0.0), tz=UTC))
     _remembered.set_account(user, row.account_id)
     return row.account_id
 
 
 def _meet(user: str, account: str | None, issued_at: datetime) -> User:
     with transaction.atomic():
-        row, created = _make(user, account)
+        row, created = _make(user, account, issued_at)
         if created or account is None or row.account_id == account:
             return row
         if row.moved_at is not None and issued_at < row.moved_at:
             raise StaleAccount
         before = row.account_id
         _move(row, account, issued_at)
-        audit.record(None, "user.moved", f"user:{user}", before={"account": before}, after={"account": account})
+        actor = Principal(Kind.USER, user)  # Their credential says so.
+        audit.record(actor, "user.moved", f"user:{user}", before={"account": before}, after={"account": account})
         return row
 
 
 def change(actor: Principal | None, user: str, changes: UserChange) -> User:
     """Makes or changes a user. A new account moves them: what credentials of before say of it counts no more."""
+    now = timezone.now()
     with transaction.atomic():
-        row, created = _make(user, None)
+        row, created = _make(user, None if changes.account is UNSET else changes.account, now)
         before = None if created else as_dict(row)
         if changes.name is not UNSET:
             row.name = changes.name
@@ -81,7 +83,7 @@ def change(actor: Principal | None, user: str, changes: UserChange) -> User:
             row.attributes = changes.attributes
         row.save(update_fields=["name", "attributes"])
         if changes.account is not UNSET and changes.account != row.account_id:
-            _move(row, changes.account, timezone.now())
+            _move(row, changes.account, now)
         audit.record(actor, "user.changed", f"user:{user}", before=before, after=as_dict(row))
     _remembered.forget([user])
     return row
@@ -111,21 +113,20 @@ def as_dict(row: User) -> dict[str, Any]:
     return {"account": row.account_id, "name": row.name, "attributes": row.attributes}
 
 
-def _make(user: str, account: str | None) -> tuple[User, bool]:
-    """The user's row, locked; made where there was none."""
+def _make(user: str, account: str | None, moved_at: datetime) -> tuple[User, bool]:
+    """The user's row, locked; made where there was none, as is the account. Accounts come first, or two deadlock."""
     if account is not None:
         Account.objects.bulk_create([Account(id=account)], ignore_conflicts=True)
     created = False
     row = User.objects.select_for_update().filter(pk=user).first()
     if row is None:
-        row, created = User.objects.select_for_update().get_or_create(pk=user, defaults={"account_id": account})
+        placed = {} if account is None else {"account_id": account, "moved_at": moved_at}
+        row, created = User.objects.select_for_update().get_or_create(pk=user, defaults=placed)
     return row, created
 
 
 def _move(row: User, account: str | None, moved_at: datetime) -> None:
     """Live connections are in the old account's topics: they come back, into the new one's."""
-    if account is not None:
-        Account.objects.bulk_create([Account(id=account)], ignore_conflicts=True)
     row.account_id, row.moved_at = account, moved_at
     row.save(update_fields=["account", "moved_at"])
     revocations.close(f"user:{row.id}", Reason.MOVED)

@@ -101,7 +101,7 @@ class OwnToken(APIView):
             user, account = _acting(principal), principal.account
             if request.query_params.get("user", user) != user:
                 raise ApiError(403, "denied", "A user gets a token for themselves only.")
-        topics = Principal(Kind.USER, user, account=account).own_topics
+        topics = _exact(Principal(Kind.USER, user, account=account).own_topics)
         row, text = tokens.issue(
             principal, ttl=_at_most(principal, OWN_TOKEN_SECONDS), user=user, account=account,
             subscribe=topics, scoped=True,
@@ -174,8 +174,8 @@ class Tokens(APIView):
             principal.require_scope("tokens:read")
             if user := request.query_params.get("user", "").replace("\0", ""):
                 found = found.filter(user=user)
-        if place := cursor(request, UUID):
-            found = found.filter(pk__lt=place)
+        if place := cursor(request, tuple[UUID]):
+            found = found.filter(pk__lt=place[0])
         limit = page_limit(request)
         rows = list(found.order_by("-pk")[: limit + 1])
         after = seal_cursor_of(rows, limit)
@@ -231,8 +231,8 @@ class Audit(APIView):
         for name in ("subject", "actor"):
             if text := request.query_params.get(name, "").replace("\0", ""):
                 wanted &= Q(**{name: text})
-        if place := cursor(request, UUID):
-            wanted &= Q(pk__lt=place)
+        if place := cursor(request, tuple[UUID]):
+            wanted &= Q(pk__lt=place[0])
         limit = page_limit(request)
         rows = list(AuditEntry.objects.filter(wanted).order_by("-pk")[: limit + 1])
         after = seal_cursor_of(rows, limit)
@@ -267,12 +267,17 @@ def _own_share(principal: Principal, wanted: shapes.TokenRequest, topics: list[s
     if not topics:
         raise ApiError(403, "denied", "topics: a user passes on some topics, not everything.")
     for verb, patterns in (
-        ("subscribe", (*principal.own_topics, *principal.subscribe)),
+        ("subscribe", (*_exact(principal.own_topics), *principal.subscribe)),
         ("publish", principal.publish),
     ):
         if verb in wanted.allow and not all(covers(patterns, topic) for topic in topics):
             raise ApiError(403, "denied", f"topics: you may not {verb} to all of these yourself.")
     return user, principal.account
+
+
+def _exact(topics: list[str]) -> list[str]:
+    """Without those that a token would take for the beginning of others: an id may end in `*`."""
+    return [topic for topic in topics if not topic.endswith("*")]
 
 
 def _at_most(principal: Principal, seconds: int) -> int:

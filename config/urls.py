@@ -4,6 +4,7 @@ from django.conf import settings
 from django.contrib import admin
 from django.http import HttpRequest, JsonResponse
 from django.urls import include, path, re_path
+from django.views.decorators.csrf import csrf_exempt
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
@@ -11,6 +12,7 @@ from accounts.urls import api_urlpatterns as accounts_api
 from config import health, schema  # noqa: F401 (schema registers itself)
 
 
+@csrf_exempt  # Or a POST would be refused for that, and as HTML.
 def no_such_route(_request: HttpRequest, **_parts: str) -> JsonResponse:
     return JsonResponse(
         {"error": {"code": "not_found", "message": "There is no such route: see /api/docs."}}, status=404
@@ -34,7 +36,7 @@ urlpatterns = [
     path("api/", include(accounts_api)),
     path("api/", include("realtime.urls")),
     path("api/", include("notifications.urls")),
-    re_path(r"^api/(?P<rest>.*)$", no_such_route),
+    re_path(r"^api/(?P<rest>[\s\S]*)$", no_such_route),
     *([path("demo/", include("demo.urls"))] if settings.DEMO else []),
     path("", RedirectView.as_view(url="/demo/" if settings.DEMO else "/api/docs")),
 ]

@@ -56,11 +56,18 @@ class Message(models.Model):
 
 
 class Receipt(models.Model):
-    """What one user did with one message, or that it is not for this user."""
+    """What one user did with one message, or that it is not for this user.
 
-    message = models.ForeignKey(Message, on_delete=models.CASCADE)
+    It counts before the user's marker; `unread`: read once, and taken back.
+    """
+
+    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="receipts")
     user = models.CharField(max_length=200)
     excluded = models.BooleanField(default=False)
+    seen_at = models.DateTimeField(null=True)
+    read_at = models.DateTimeField(null=True)
+    archived_at = models.DateTimeField(null=True)
+    unread = models.BooleanField(default=False)
 
     class Meta:
         constraints = [models.UniqueConstraint("message", "user", name="receipt_once")]
@@ -68,6 +75,25 @@ class Receipt(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user}: {self.message_id}"
+
+
+class Marker(models.Model):
+    """Up to which offset a user has seen, read and archived all of a topic, and since when: one row for any number."""
+
+    user = models.CharField(max_length=200)
+    topic = models.ForeignKey(Topic, on_delete=models.CASCADE)
+    seen_to = models.BigIntegerField(default=0)
+    seen_at = models.DateTimeField(null=True)
+    read_to = models.BigIntegerField(default=0)
+    read_at = models.DateTimeField(null=True)
+    archived_to = models.BigIntegerField(default=0)
+    archived_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint("user", "topic", name="marker_once")]
+
+    def __str__(self) -> str:
+        return f"{self.user}: {self.topic_id}"
 
 
 class IdempotencyKey(models.Model):
@@ -86,3 +112,49 @@ class IdempotencyKey(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class Task(models.Model):
+    """Background work for a user. Whoever holds `claim` runs it, until `lease_until` unless that is renewed.
+
+    `run_at`: not before. `attempts` counts its starts, `deaths` the workers that died of it. `handed_at`: a queue
+    outside has it, and there is no lease.
+    """
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        RUNNING = "running"
+        DONE = "done"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    user = models.CharField(max_length=200)
+    type = models.CharField(max_length=100)
+    payload = models.TextField()  # JSON, as is the result.
+    state = models.CharField(max_length=10, choices=State.choices, default=State.QUEUED)
+    progress = models.FloatField(default=0.0)
+    note = models.CharField(max_length=200, blank=True)
+    result = models.TextField(default="null")
+    error = models.TextField(blank=True)
+    attempts = models.IntegerField(default=0)
+    deaths = models.IntegerField(default=0)
+    claim = models.CharField(max_length=40, blank=True)
+    lease_until = models.DateTimeField(null=True)
+    handed_at = models.DateTimeField(null=True)
+    run_at = models.DateTimeField(default=timezone.now)
+    cancel_requested = models.BooleanField(default=False)
+    created_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index("user", "id", name="task_user"),
+            models.Index("state", "id", name="task_state"),
+            models.Index("run_at", name="task_due", condition=Q(state="queued")),
+            models.Index("created_at", name="task_created"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from typing import Annotated, Any
+from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -121,3 +122,40 @@ class Recalled(Struct):
 
     recalled: list[str]
     more: bool
+
+
+class InboxMessage(Message, kw_only=True):
+    """A message with what its user has done with it."""
+
+    seen_at: datetime | None
+    read_at: datetime | None
+    archived_at: datetime | None
+
+
+class Inbox(Struct):
+    """A page of an inbox, newest first, and how many messages of all of it wait: exactly, as long as `unread_more` is
+    false."""
+
+    messages: list[InboxMessage]
+    unread: int
+    unseen: int
+    unread_more: bool
+    next: str | None
+
+
+class ReceiptRequest(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Which messages: exactly one of `ids`, `as_of` (those until then) and `all`."""
+
+    ids: Annotated[list[UUID], Meta(max_length=1000)] | UnsetType = UNSET
+    as_of: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
+    all: bool | UnsetType = UNSET
+    user: UserId | UnsetType = UNSET
+
+
+class Receipted(Struct):
+    """The ids that were changed by this request, 1000 at most, and what waits now."""
+
+    receipted: list[str]
+    unread: int
+    unseen: int
+    unread_more: bool

@@ -3,10 +3,13 @@
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import parse_qsl
 
 from django.conf import settings
+from django.utils.module_loading import import_string
 
 from accounts.credentials import Unauthenticated, authenticate
 from accounts.errors import ApiError
@@ -157,6 +160,14 @@ async def admit(principal: Principal, name: str, *, already: int) -> None:
     if already >= settings.TOPICS_PER_CONNECTION:
         raise _too_many_topics()
     await require(principal, "subscribe", name)
+
+
+async def greeting(principal: Principal, names: Iterable[str]) -> dict[str, Any]:
+    """What else the `welcome` of a user who listens to their own topic says: REALTIME_GREETING knows."""
+    if principal.acts is None or f"user.{principal.acts}" not in names:
+        return {}
+    look: Callable[[Principal], dict[str, Any]] = import_string(settings.REALTIME_GREETING)
+    return await in_database(look, principal)
 
 
 def _too_many_topics() -> ApiError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ from channels.consumer import AsyncConsumer, get_handler_name
 from channels.exceptions import StopConsumer
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
+from django.utils.module_loading import import_string
 
 from accounts import audit
 from accounts.credentials import Unauthenticated, from_bearer, log_out
@@ -118,13 +120,14 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
         names, refused = await admission.choose_topics(principal, admission.query_of(self.scope).get("topics"))
         try:
             found = await self._runtime.hub.subscribe(connection, dict.fromkeys(names))
+            inbox = await admission.greeting(principal, names)  # After: what changes from now on comes as an event.
         except Exception as error:
             logger.warning("A socket could not subscribe: %r", error)
             connection.close(CloseCode.UNAVAILABLE, "try again soon")
             return
         topics = {one.topic: {"epoch": one.epoch, "offset": one.offset} for one in found}
         errors = [protocol.error(one.error.code, one.error.message, topic=one.topic) for one in refused]
-        connection.send(protocol.welcome(connection.id, principal.user, topics), *errors)
+        connection.send(protocol.welcome(connection.id, principal.user, topics, **inbox), *errors)
         self._runtime.hub.go_live(connection, found)
 
     async def websocket_disconnect(self, _message: dict[str, Any]) -> None:
@@ -189,6 +192,10 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
                 connection.send(protocol.unsubscribed(action.topic, action.ref))
             case protocol.Publish():
                 await self._publish(action, connection, principal)
+            case protocol.Receipt():
+                done = await in_database(_receipt, action, principal)
+                if action.ref is not None:
+                    connection.send(protocol.ok(action.ref, **done))
             case protocol.Refresh():
                 await self._refresh(action, connection, principal)
             case protocol.Logout():
@@ -262,3 +269,10 @@ def _publish(action: protocol.Publish, principal: Principal) -> dict[str, Any]:
     """Counts as a request of the caller's."""
     throttle(principal)
     return resolve(action.topic).publish(principal, action.topic, action.type, action.data)
+
+
+def _receipt(action: protocol.Receipt, principal: Principal) -> dict[str, Any]:
+    """Counts as a request of the caller's."""
+    throttle(principal)
+    carry_out: Callable[[protocol.Receipt, Principal], dict[str, Any]] = import_string(settings.REALTIME_RECEIPTS)
+    return carry_out(action, principal)

@@ -1,7 +1,9 @@
 """The wire protocol as pure functions: client frames in, server events out. docs/protocol.md is its manual."""
 
+from datetime import datetime
 from enum import IntEnum
 from typing import Any, cast
+from uuid import UUID
 
 import msgspec
 
@@ -67,6 +69,30 @@ class Publish(Action):
     type: str = "message"
 
 
+class Receipt(Action):
+    """What the user has done with messages of the inbox: with single ones, all until a moment, or all."""
+
+    ids: list[UUID] | None = None
+    as_of: datetime | None = None
+    all: bool = False
+
+
+class Seen(Receipt):
+    pass
+
+
+class Read(Receipt):
+    pass
+
+
+class Unread(Receipt):
+    pass
+
+
+class Archive(Receipt):
+    pass
+
+
 class Refresh(Action):
     token: str
 
@@ -75,7 +101,7 @@ class Logout(Action):
     pass
 
 
-_Actions = Ping | Subscribe | Unsubscribe | Publish | Refresh | Logout
+_Actions = Ping | Subscribe | Unsubscribe | Publish | Seen | Read | Unread | Archive | Refresh | Logout
 ACTIONS = frozenset(action.__struct_config__.tag for action in _Actions.__args__)
 
 
@@ -96,8 +122,8 @@ def parse(text: str) -> _Actions:
         raise ProtocolError("malformed", f"{action}: {error}.", ref) from error
 
 
-def welcome(connection_id: str, user: str | None, topics: dict[str, dict[str, Any]]) -> bytes:
-    return _event("welcome", connectionId=connection_id, user=user, topics=topics)
+def welcome(connection_id: str, user: str | None, topics: dict[str, dict[str, Any]], **more: Any) -> bytes:
+    return _event("welcome", connectionId=connection_id, user=user, topics=topics, **more)
 
 
 def message(
@@ -129,6 +155,16 @@ def message(
 
 def recalled(topic: str, offset: int, id: str) -> bytes:
     return _event("recalled", topic=topic, offset=offset, id=id)
+
+
+def receipt(state: str, ids: list[str]) -> bytes:
+    """What the user has done with messages, on whichever device."""
+    return _event("receipt", state=state, ids=ids)
+
+
+def unread(unread: int, unseen: int, unread_more: bool) -> bytes:
+    """How many messages of the inbox wait; exactly, as long as there are no more."""
+    return _event("unread", unread=unread, unseen=unseen, unread_more=unread_more)
 
 
 def subscribed(topic: str, epoch: str | None, offset: int, recovered: bool, ref: Any = None) -> bytes:

@@ -9,6 +9,7 @@ import base64
 import binascii
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import msgspec
 from django.conf import settings
@@ -54,9 +55,10 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
             try:
                 subscriptions = await _subscribe(hub, connection, names, since)
                 entered |= {one.topic: Since(one.epoch, one.offset) for one in subscriptions}
+                inbox = await admission.greeting(principal, names)
                 started = True
                 await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
-                connection.send(*_greeting(connection, principal, subscriptions, since), *refused)
+                connection.send(*_greeting(connection, principal, subscriptions, since, inbox), *refused)
                 hub.go_live(connection, subscriptions)
                 gate.connections.add(connection)
                 with control.watching(principal, connection.close, connection.id):
@@ -148,10 +150,14 @@ async def _topics(scope: Scope, principal: Principal) -> tuple[list[str], list[b
 
 
 def _greeting(
-    connection: Connection, principal: Principal, found: Sequence[Subscription], since: Mapping[str, Since]
+    connection: Connection,
+    principal: Principal,
+    found: Sequence[Subscription],
+    since: Mapping[str, Since],
+    inbox: Mapping[str, Any],
 ) -> list[bytes]:
     fresh = {one.topic: {"epoch": one.epoch, "offset": one.offset} for one in found if one.topic not in since}
-    bodies = [protocol.welcome(connection.id, principal.user, fresh)]
+    bodies = [protocol.welcome(connection.id, principal.user, fresh, **inbox)]
     for one in found:
         if one.topic in since:
             bodies += [*(event.body for event in one.missed), _subscribed(one)]

@@ -4,10 +4,12 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from accounts import api_keys, revocations, users
 from tests.servers import Stack
 
 pytest_plugins = ["tests.browser"]
@@ -43,3 +45,19 @@ def stack(make_stack: Callable[..., Stack]) -> Stack:
     stack = make_stack()
     stack.start_web()
     return stack
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_known() -> Iterator[None]:
+    """What a process remembers of callers belongs to one test: the database forgets, too."""
+    _forget()
+    yield
+    _forget()
+
+
+def _forget() -> None:
+    api_keys._cache.clear()
+    users._remembered = users._Remembered()
+    fresh = revocations._Known(listeners=revocations._known.listeners)
+    for field in fields(fresh):
+        setattr(revocations._known, field.name, getattr(fresh, field.name))

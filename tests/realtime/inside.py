@@ -81,6 +81,7 @@ def _inside() -> dict[str, Any]:
         "inside": current.gate.inside,
         "users": len(current.gate.users),
         "connections": len(current.gate.connections),
+        "watched": sorted(current.control._watches),
         "topics": sorted(current.hub.names()),
         "tasks": len(asyncio.all_tasks()),
         **reads,

@@ -1,0 +1,98 @@
+"""The schema is true: whatever is sent, good or bad, the answer is one that the schema describes, and never a 5xx.
+
+Schemathesis makes the requests, the same ones in each run. What waits is answered outside of Django and has the same
+checks, on the running server.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections
+from drf_spectacular.generators import SchemaGenerator
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import APIOperation, Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from accounts import users
+from accounts.principals import SCOPES
+from config.asgi import waiting
+from notifications.log import Draft, accept
+from tests.security.town import service
+from tests.servers import Stack
+
+EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "25"))  # For each operation, good and bad alike.
+CHECKS: list[Any] = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+BOUNDED = settings(
+    max_examples=EXAMPLES,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def _document() -> dict[str, Any]:
+    generator: Any = SchemaGenerator
+    return dict(generator().get_schema(request=None, public=True))
+
+
+DOCUMENT = _document()
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+SCHEMA.app = WSGIHandler()
+OPERATIONS: list[APIOperation[Any, Any, Any, Any]] = [result.ok() for result in SCHEMA.get_all_operations()]
+
+
+def _check(case: Case, reply: Any, mode: GenerationMode) -> None:
+    """Also that what the schema does not allow is refused; the items of a batch are, each for itself."""
+    refused = mode.is_negative and case.operation.path != "/api/notifications/batch"
+    case.validate_response(reply, checks=[*CHECKS, *([negative_data_rejection] if refused else [])])
+
+
+@pytest.fixture
+def one_transaction() -> Iterator[None]:
+    """Requests leave the test's connection open, as those of Django's own test client do."""
+    for signal in (request_started, request_finished):
+        signal.disconnect(close_old_connections)
+    yield
+    for signal in (request_started, request_finished):
+        signal.connect(close_old_connections)
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("one_transaction")
+@pytest.mark.filterwarnings("ignore")  # Of schemathesis's own.
+@pytest.mark.parametrize("mode", GenerationMode)
+@pytest.mark.parametrize("operation", [one for one in OPERATIONS if one.path not in waiting], ids=lambda one: one.label)
+def test_every_answer_is_one_that_the_schema_describes(operation: Any, mode: GenerationMode) -> None:
+    users.see("alice", "acme", 1.0)
+    accept([Draft(["user.alice"], b'{"a":[1]}')])
+    key = service(SCOPES)
+
+    @given(case=operation.as_strategy(mode))
+    @BOUNDED
+    def run(case: Case) -> None:
+        _check(case, case.call(headers={"Authorization": f"Bearer {key}"}), mode)
+
+    run()

@@ -1,0 +1,97 @@
+"""Two accounts that must not learn of each other: everybody who may call, and everything that bob of globex has."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from django.contrib.auth.models import User as OperatorRow
+from django.test import Client
+
+from accounts import api_keys, audit, tokens, users
+from accounts.credentials import authenticate
+from accounts.models import AuditEntry, Revocation, Token, User
+from accounts.principals import Principal
+from accounts.shapes import UserChange
+from notifications.log import Draft, accept
+from notifications.models import Marker, Message, Receipt, Topic
+
+CANARY = "canary-7f3a"  # Stands in everything that is bob's or his account's.
+TTL = 600
+BOBS_TOPICS = ("user.bob", "account.globex", "topic.globex-room")
+
+
+def bearer(credential: str) -> Client:
+    return Client(headers={"authorization": f"Bearer {credential}"}, raise_request_exception=False)
+
+
+def signed_in(name: str, **rights: bool) -> Client:
+    client = Client(raise_request_exception=False)
+    client.force_login(OperatorRow.objects.create_user(f"{name}-{uuid4().hex[:8]}", **rights))  # type: ignore[arg-type]
+    return client
+
+
+def service(scopes: Iterable[str]) -> str:
+    return api_keys.create("acme-backend", scopes)[1]
+
+
+def user_token(user: str, account: str | None, **more: Any) -> str:
+    return tokens.issue(None, ttl=TTL, user=user, account=account, **more)[1]
+
+
+def credentials() -> dict[str, str | None]:
+    """Those who may see nothing of bob's, by their credential."""
+    own = ["user.alice", "account.acme", "topic.acme-*"]
+    return {
+        "nobody": None,
+        "alice": user_token("alice", "acme"),
+        "alice, with rooms": user_token("alice", "acme", subscribe=["topic.acme-*"], publish=["topic.acme-*"]),
+        "alice's scoped token": user_token("alice", "acme", subscribe=own, publish=own, scoped=True),
+        "a token of no user": tokens.issue(None, ttl=TTL, subscribe=["topic.acme-*"], scoped=True)[1],
+        "a service that may nothing": service([]),
+    }
+
+
+def strangers() -> dict[str, Client]:
+    """`credentials`, as clients, and those who have signed in without being operators."""
+    nobody = Client(raise_request_exception=False)
+    found = {name: bearer(text) if text else nobody for name, text in credentials().items()}
+    return found | {"signed in, no staff": signed_in("visitor")}
+
+
+def principal(credential: str) -> Principal:
+    return authenticate({"authorization": f"Bearer {credential}"})
+
+
+@dataclass
+class Globex:
+    """What there is of bob's."""
+
+    message: str = ""
+    token: str = ""
+    connection: str = field(default_factory=lambda: uuid4().hex)
+
+    def __post_init__(self) -> None:
+        users.see("alice", "acme", 1.0)
+        users.see("bob", "globex", 1.0)
+        users.change(None, "bob", UserChange(account="globex", name=CANARY, attributes={CANARY: CANARY}))
+        drafts = [Draft([topic], f'"{CANARY}"'.encode(), type=CANARY, key=CANARY) for topic in BOBS_TOPICS]
+        results = accept(drafts)
+        self.message = str(results[0].accepted[0].id)
+        row, _ = tokens.issue(None, ttl=TTL, user="bob", subscribe=[f"topic.{CANARY}"], scoped=True)
+        self.token = str(row.id)
+        audit.record(None, CANARY, "user:bob", after={CANARY: CANARY})
+
+    def state(self) -> Any:
+        """Everything of bob's, and of what is done to him: as before, unless somebody got through."""
+        return (
+            list(Message.objects.filter(topic__name__in=BOBS_TOPICS).order_by("pk").values()),
+            list(Topic.objects.filter(name__in=BOBS_TOPICS).order_by("pk").values()),
+            list(User.objects.filter(pk="bob").values()),
+            list(Receipt.objects.filter(user="bob").order_by("pk").values()),
+            list(Marker.objects.filter(user="bob").order_by("pk").values()),
+            list(Token.objects.filter(user="bob").order_by("pk").values()),
+            Revocation.objects.exclude(subject__startswith="token:").count(),
+            Revocation.objects.filter(subject=f"token:{self.token}").count(),
+            AuditEntry.objects.filter(subject__in=["user:bob", f"token:{self.token}"]).count(),
+        )
