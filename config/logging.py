@@ -8,13 +8,14 @@ from typing import Any
 
 import structlog
 
-# Where a credential may stand: a query parameter, a subprotocol, a header, a login link, a key or JWT anywhere.
+# Where a credential may stand: a query parameter, a subprotocol, a header, a login link, a key or JWT anywhere, a cookie.
 _CREDENTIALS = re.compile(
     r"(?i)((?:authorization|ticket|token|access_token)=)[^&\s\"']+"
     r"|(bearer[. ]+)[\w.~+/=-]+"
     r"|(/accounts/login/)[\w:.~-]+"
     r"|\b(ff_)\w+"
     r"|\b(eyJ)[\w-]+\.[\w-]+\.[\w-]*"
+    r"|((?:sessionid|session_key|csrftoken)[\"']?\s{0,2}[=:,]\s{0,2}[\"']?)[\w-]+"
 )
 
 
@@ -78,10 +79,13 @@ def logging_config(level: str) -> None:
                 "celery.app.trace": {"level": "WARNING"},
                 "celery.apps": {"level": "WARNING"},
                 "channels_redis.pubsub": {"level": "CRITICAL"},  # A traceback a second while Redis is down.
+                "django.db.backends": {"level": "INFO"},  # With DEBUG=1 it tells every value: session keys, payloads.
                 "django.request": {"level": "ERROR"},  # Its warnings are the callers' 4xx.
                 "django.channels.server": {"level": "WARNING"},
                 "daphne": {"level": "WARNING"},
                 "httpx": {"level": "WARNING"},  # It tells of each request.
+                "httpcore": {"level": "WARNING"},  # And of every header.
+                "websockets": {"level": "WARNING"},  # And of every frame.
             },
         }
     )

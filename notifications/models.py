@@ -153,7 +153,6 @@ class Task(models.Model):
             models.Index("user", "id", name="task_user"),
             models.Index("state", "id", name="task_state"),
             models.Index("run_at", name="task_due", condition=Q(state="queued")),
-            models.Index("created_at", name="task_created"),
         ]
 
     def __str__(self) -> str:

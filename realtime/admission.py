@@ -1,6 +1,7 @@
 """Who comes in, by whatever way: limits, identity, topics."""
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -20,6 +21,8 @@ from realtime.asgi import Scope
 from realtime.authorizers import refusals, require
 from realtime.connections import Connection
 from realtime.database import in_database
+
+logger = logging.getLogger(__name__)
 
 AUTHENTICATE_SECONDS = 10.0
 
@@ -163,11 +166,15 @@ async def admit(principal: Principal, name: str, *, already: int) -> None:
 
 
 async def greeting(principal: Principal, names: Iterable[str]) -> dict[str, Any]:
-    """What else the `welcome` of a user who listens to their own topic says: REALTIME_GREETING knows."""
+    """What else the `welcome` of a user who listens to their own topic says: REALTIME_GREETING knows, or nobody now."""
     if principal.acts is None or f"user.{principal.acts}" not in names:
         return {}
     look: Callable[[Principal], dict[str, Any]] = import_string(settings.REALTIME_GREETING)
-    return await in_database(look, principal)
+    try:
+        return await in_database(look, principal)
+    except Exception as error:  # Whatever the database raises: who is let in can ask again.
+        logger.warning("A newcomer could not be greeted: %r", error)
+        return {}
 
 
 def _too_many_topics() -> ApiError:

@@ -209,6 +209,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
             raise ApiError(403, "wrong_user", "This token was made for somebody else.")
         await admission.admit(holder, action.topic, already=already)
         (found,) = await self._runtime.hub.subscribe(connection, {action.topic: action.since})
+        self._drop_grant(action.topic)
         if action.token is not None:
             self._grant(connection, action.topic, holder)
         connection.send(
@@ -232,7 +233,6 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
                 self._unsubscribe(connection, topic)
                 connection.send(protocol.unsubscribed(topic))
 
-        self._drop_grant(topic)
         self._grants[topic] = self._runtime.control.watch(holder, end, "")
 
     def _drop_grant(self, topic: str) -> None:

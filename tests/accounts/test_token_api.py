@@ -130,9 +130,7 @@ def test_a_scoped_token_is_for_its_topics_exactly_or_by_their_beginning(backend:
     ("allow", "subscribes", "publishes"),
     [(["subscribe"], True, False), (["publish"], False, True), (["subscribe", "publish"], True, True)],
 )
-def test_a_token_allows_what_it_was_made_for(
-    backend: Api, allow: list[str], subscribes: bool, publishes: bool
-) -> None:
+def test_a_token_allows_what_it_was_made_for(backend: Api, allow: list[str], subscribes: bool, publishes: bool) -> None:
     token = made(backend, topics=["topic.room/*"], allow=allow)
     send = {"to": {"topic": "room/7"}, "data": 1}
     assert (log_of(token, "topic.room/7") == 200) is subscribes

@@ -715,6 +715,7 @@ async def test_a_request_that_has_just_read_the_news_does_not_put_them_off_for_l
     control.start()
     try:
         with control.watching(principal, end, "c"):
+            await asyncio.sleep(0.1)
             await asyncio.to_thread(_in_a_thread, read_now)  # As a request does.
             await asyncio.to_thread(_in_a_thread, lambda: revocations.revoke(principal.credential, Reason.REVOKED))
             since = time.monotonic()

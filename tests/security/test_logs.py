@@ -54,7 +54,7 @@ class Planted:
         secrets = [(stack.home / name).read_text() for name in ("secret_key", "token_signing_key")]
         texts = [value for value in vars(self).values()]
         # Whoever has a signature has the token; an expired one's was good once.
-        parts = [re.split(r"[._:]", text)[-1] for text in texts]
+        parts = [re.split(r"[.:]", text)[-1] for text in texts] + [self.key.rpartition("_")[2]]
         self.forbidden = {*texts, *parts, *secrets, f"pw-{CANARY}"}
         assert all(len(text) >= 10 for text in self.forbidden)
 
