@@ -8,6 +8,7 @@
  *     client.addEventListener("message", ({ detail }) => show(detail.topic, detail.data));
  *     client.addEventListener("recalled", ({ detail }) => hide(detail.id));
  *     client.addEventListener("reset", ({ detail }) => reload(detail.topic));
+ *     client.addEventListener("unread", ({ detail }) => (bell.textContent = detail.unread));
  *
  * Every stored message of a topic arrives once and in order. Where that cannot be kept, `reset` says so: load the
  * topic again; the client goes on from there. `data` is what someone else wrote: show it as text, never as HTML.
@@ -44,6 +45,8 @@ const SILENT = 20_000; // A stream says something every 15 s.
 const WAIT = 25; // Seconds that a poll waits.
 const PACE = 100; // Between two polls.
 const PASSING = new Set(["busy", "unavailable", "authorizer_unavailable"]); // What the server refuses only for now.
+const DEEDS = new Set(["seen", "read", "unread", "archive"]);
+const PASSED_ON = new Set(["receipt", "unread", "task"]);
 const ABOUT_TOPICS = new Set(["denied", "malformed_topic"]);
 const NOWHERE = "e30"; // The place of no topic.
 const EXPIRED = 4401;
@@ -69,10 +72,11 @@ export class FanfareError extends Error {
   }
 }
 
-/** Dispatches `message`, `recalled`, `reset`, `state` and `error`, each a CustomEvent with its `detail`. */
+/** Dispatches `message`, `recalled`, `reset`, `receipt`, `unread`, `task`, `state` and `error`: each a CustomEvent. */
 class Client extends EventTarget {
   #state;
   #topics = new Map(); // The topics that are wanted, and how far each has been read.
+  #held = new Map(); // What comes live of a topic while earlier messages are on their way.
   #requests = new Map(); // What waits for an answer, by ref: numbers for publishes, else words.
   #ids = new Set(); // The last messages without an offset.
   #link = null;
@@ -134,6 +138,7 @@ class Client extends EventTarget {
    */
   subscribe(topic, since) {
     if (!this.#topics.has(topic) && this.#topics.size >= MAX_TOPICS) return refused("busy", "Too many topics.");
+    if (position(since) && this.#topics.has(topic)) this.#held.set(topic, []);
     this.#topics.set(topic, position(since) ?? this.#topics.get(topic) ?? null);
     return this.#request(`subscribe ${topic}`, this.#subscription(topic));
   }
@@ -142,6 +147,17 @@ class Client extends EventTarget {
   unsubscribe(topic) {
     this.#topics.delete(topic);
     return this.#request(`unsubscribe ${topic}`, { action: "unsubscribe", topic });
+  }
+
+  /**
+   * Sees, reads, un-reads or archives messages of the user's inbox; all of the user's connections hear of it. Resolves
+   * with the ids that were changed, and what waits now.
+   * @param {"seen" | "read" | "unread" | "archive"} deed
+   * @param {{ids: string[]} | {as_of: string} | {all: true}} which
+   * @returns {Promise<{receipted: string[], unread: number, unseen: number, unread_more: boolean}>}
+   */
+  receipt(deed, which) {
+    return this.#request(++this.#ref, { ...which, action: deed });
   }
 
   /** Ends the connection for good. */
@@ -215,6 +231,7 @@ class Client extends EventTarget {
 
   /** What waits for an answer by this link. */
   #unsend() {
+    this.#held.clear(); // It comes again.
     for (const [ref, request] of this.#requests) {
       if (request.safe) continue;
       // What changes topics is asked again; of what was published nobody knows whether it arrived.
@@ -318,9 +335,11 @@ class Client extends EventTarget {
     else if (event === "unsubscribed") this.#left(detail);
     else if (event === "ok") this.#settle(detail.ref, detail);
     else if (event === "error") this.#refuse(detail);
+    else if (PASSED_ON.has(event)) this.#emit(event, detail);
   }
 
-  #welcome({ topics }) {
+  #welcome({ topics, unread, unseen, unread_more }) {
+    if (unread !== undefined) this.#emit("unread", { unread, unseen, unread_more });
     const places = Object.entries(topics ?? {});
     if (this.#state.state === "online") for (const [topic, at] of places) this.#subscribed({ topic, ...at });
     if (this.#state.state !== "connecting") return;
@@ -348,7 +367,8 @@ class Client extends EventTarget {
   }
 
   /** Moves on past a message. False for one that was here already, or that is none. */
-  #isNew({ topic, offset, id }) {
+  #isNew(detail) {
+    const { topic, offset, id } = detail;
     if (!this.#topics.has(topic) || typeof id !== "string") return false;
     if (offset === null) {
       if (this.#ids.has(id)) return false;
@@ -357,6 +377,7 @@ class Client extends EventTarget {
       return true;
     }
     const { epoch = null, offset: last = 0 } = this.#topics.get(topic) ?? {};
+    if (this.#held.get(topic)?.push(detail)) return false;
     if (!position({ epoch, offset }) || offset <= last) return false;
     this.#topics.set(topic, { epoch, offset });
     return true;
@@ -368,6 +389,10 @@ class Client extends EventTarget {
 
   #subscribed(detail) {
     const ref = `subscribe ${words(detail.topic)}`;
+    const held = this.#held.get(detail.topic) ?? [];
+    this.#held.delete(detail.topic);
+    held.sort((one, other) => one.offset - other.offset);
+    for (const message of held) this.#isNew(message) && this.#emit("message", message);
     this.#move({ recovered: true, ref, ...detail }, detail.recovered === false);
   }
 
@@ -521,6 +546,7 @@ class Requests {
   send(text) {
     const { action, ref, topic, since, ...message } = JSON.parse(text);
     if (action === "publish") return this.#publish(ref, topic, message);
+    if (DEEDS.has(action)) return this.#post(ref, `inbox/${action}`, message);
     const isAsked = this.#asked.has(topic) && JSON.stringify(this.#asked.get(topic)) === JSON.stringify(since);
     if (action === "ping" && Date.now() - this.#heard < SILENT) this.#on.frame();
     else if (action !== "subscribe" || !isAsked) this.#again();
@@ -601,16 +627,20 @@ class Requests {
     if (!signal.aborted) this.#again();
   }
 
-  /** Asks until there is an answer or nobody waits any more; the key makes the server store it once. */
-  async #publish(ref, topic, message) {
+  #publish(ref, topic, message) {
     const [, kind = topic, key = true] = /^(user|account|topic)\.(.+)/s.exec(topic) ?? [];
+    return this.#post(ref, "notifications", { to: { [kind]: key }, ...message });
+  }
+
+  /** Asks until there is an answer or nobody waits any more; the key makes the server store it once. */
+  async #post(ref, path, message) {
     const id = crypto.getRandomValues(new Uint32Array(4)).join("-");
     const headers = { "Content-Type": "application/json", "Idempotency-Key": id };
-    const body = JSON.stringify({ to: { [kind]: key }, ...message });
+    const body = JSON.stringify(message);
     for (const until = Date.now() + PATIENCE; Date.now() < until; ) {
       try {
         const signal = AbortSignal.timeout(PATIENCE / 3);
-        const reply = await this.#fetch("notifications", { method: "POST", headers, body, signal });
+        const reply = await this.#fetch(path, { method: "POST", headers, body, signal });
         return this.#on.answer(ref, { ref, ...parsed(await bodyOf(reply)) });
       } catch (error) {
         if (error.close >= 4500) return this.#on.answer(ref, error);
@@ -628,7 +658,7 @@ class Requests {
     if (ok) return reply;
     const { code, message } = parsed(await bodyOf(reply))?.error ?? {};
     if (!words(code)) throw new Refusal(0, `Somebody answered ${status}.`); // Not our server.
-    const bad = words(message).includes("has expired") ? EXPIRED : 4501;
+    const bad = code === "token_expired" ? EXPIRED : 4501;
     const close = { 401: bad, 403: 4501, 409: 4410, 429: 4410, 503: 4410 }[status] ?? (status < 500 ? 4500 : 0);
     throw new Refusal(close, message, code, Math.min(Number(headers.get("Retry-After")) || 0, 300) * 1000);
   }

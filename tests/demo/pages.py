@@ -15,7 +15,7 @@ async ([script, options]) => {
   const { tokens } = options; // One for each attempt, the last one for all that follow.
   const getToken = async () => (tokens ? tokens[Math.min(calls++, tokens.length - 1)] : `token-${++calls}`);
   const client = (window.client = connect({ url: "/ws/", getToken, ...options }));
-  for (const name of ["message", "recalled", "reset", "state", "error"]) {
+  for (const name of ["message", "recalled", "reset", "receipt", "unread", "state", "error"]) {
     const plain = (detail) => (detail instanceof Error ? { code: detail.code, message: detail.message } : detail);
     client.addEventListener(name, ({ detail }) => notes.push([name, plain(detail)]));
   }

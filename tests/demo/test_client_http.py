@@ -381,7 +381,7 @@ def test_when_all_topics_are_refused_it_stays_and_says_so(start: Start, server: 
 @pytest.mark.parametrize(
     ("status", "code", "message", "state", "close_code"),
     [
-        (401, "unauthenticated", "This token has expired: get a fresh one.", "offline", 4401),
+        (401, "token_expired", "This token has expired: get a fresh one.", "offline", 4401),
         (401, "unauthenticated", "This API key is unknown, expired or revoked.", "closed", 4501),
         (403, "scope_missing", "No.", "closed", 4501),
         (400, "malformed", "No.", "closed", 4500),
@@ -425,7 +425,7 @@ def test_a_publish_is_repeated_under_one_key_until_it_is_answered(start: Start, 
         (503, "busy", "Later."),
         (409, "idempotency_in_progress", "It runs."),
         (502, "", ""),
-        (401, "unauthenticated", "This token has expired: get a fresh one."),
+        (401, "token_expired", "This token has expired: get a fresh one."),
     ]:
         attempts.append(server.accept("notifications"))
         attempts[-1].refuse(status, code, text)
