@@ -33,7 +33,7 @@ def check_credential_days(**_options: Any) -> list[CheckMessage]:
 @register()
 def check_rates(**_options: Any) -> list[CheckMessage]:
     problems: list[CheckMessage] = []
-    for name in ("RATE_SERVICE", "RATE_USER", "RATE_ADDRESS"):
+    for name in ("RATE_SERVICE", "RATE_USER", "RATE_ADDRESS", "RATE_LOGIN"):
         try:
             throttles.parse(getattr(settings, name))
         except ImproperlyConfigured as error:

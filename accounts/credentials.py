@@ -146,7 +146,8 @@ def _bearer(headers: Mapping[str, str], subprotocols: Iterable[str]) -> str | No
 
 
 def _from_ticket(text: str) -> Principal:
-    if principal := tickets.redeem(text):
+    principal = tickets.redeem(text)
+    if principal and (principal.kind is not Kind.OPERATOR or still_signed_in(principal.session)):
         return _still_good(principal)
     raise Unauthenticated("This ticket is unknown, used or older than 30 s: get a fresh one.", expired=True)
 

@@ -10,7 +10,7 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import cache
-from ipaddress import IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Network, ip_address
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -106,19 +106,30 @@ def throttle(principal: Principal) -> None:
 def throttle_address(address: str | None) -> None:
     """Counts a handshake, or a credential that is not good, against where it came from. Raises ApiError 429.
 
-    One IPv6 client has a whole network of 64 bits, so that counts as one. What is no address, such as the other end of
-    a unix socket, is let in; in development, loopback too.
+    In development, loopback is let in.
+    """
+    origin = _origin(address)
+    if origin is not None and (settings.PRODUCTION or not origin.is_loopback):
+        _refuse_beyond("RATE_ADDRESS", f"address:{origin}")
+
+
+def throttle_login(address: str | None) -> None:
+    """Counts a password that somebody tries. Raises ApiError 429."""
+    _refuse_beyond("RATE_LOGIN", f"login:{_origin(address)}")
+
+
+def _origin(address: str | None) -> IPv4Address | IPv6Network | None:
+    """Where a caller comes from; one IPv6 client has a whole network of 64 bits, so that counts as one.
+
+    None for what is no address, such as the other end of a unix socket.
     """
     try:
         ip = ip_address((address or "").partition("%")[0])
     except ValueError:
-        return
-    if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
-        ip = ip.ipv4_mapped
-    if ip.is_loopback and not settings.PRODUCTION:
-        return
-    origin = ip if ip.version == 4 else IPv6Network((int(ip), 64), strict=False)
-    _refuse_beyond("RATE_ADDRESS", f"address:{origin}")
+        return None
+    if isinstance(ip, IPv4Address):
+        return ip
+    return ip.ipv4_mapped or IPv6Network((int(ip), 128 if ip.is_loopback else 64), strict=False)
 
 
 class PrincipalThrottle(BaseThrottle):

@@ -23,7 +23,7 @@ from accounts.revocations import Reason
 ALGORITHM = "HS256"
 ISSUER = "fanfare"
 MAX_BYTES = 8192  # What a header line can carry; a longer one is not read at all.
-MAX_SECONDS = 90_000  # 25 hours.
+LAST_SECOND = 253_402_300_799  # Of the year 9999.
 
 
 class InvalidToken(Exception):
@@ -89,7 +89,7 @@ def verify(token: str) -> Principal:
             settings.TOKEN_SIGNING_KEY,
             algorithms=[ALGORITHM],
             issuer=ISSUER,
-            options={"require": ["iss", "exp"]},
+            options={"require": ["iss", "exp"], "verify_iat": False},  # The clock of who signs it may be ahead.
         )
     except jwt.ExpiredSignatureError as error:
         raise ExpiredToken("expired") from error
@@ -108,7 +108,11 @@ def _principal(claims: dict[str, Any], token: str) -> Principal:
         raise InvalidToken("sub is missing")
     if not (_are_texts(subscribe) and _are_texts(publish)):
         raise InvalidToken("subscribe and publish are lists of topics")
-    if claims["exp"] > time.time() + settings.CREDENTIAL_MAX_DAYS * 86_400:
+    expires_at, issued_at = claims["exp"], claims.get("iat", 0.0)
+    if not all(type(moment) in (int, float) and 0 <= moment <= LAST_SECOND for moment in (expires_at, issued_at)):
+        raise InvalidToken("exp and iat are epoch seconds")
+    now = time.time()
+    if expires_at > now + settings.CREDENTIAL_MAX_DAYS * 86_400:
         raise InvalidToken("it lives longer than CREDENTIAL_MAX_DAYS")
     credential = f"token:{token_id}" if token_id else credential_of(token)
     return Principal(
@@ -117,8 +121,8 @@ def _principal(claims: dict[str, Any], token: str) -> Principal:
         account=account,
         subscribe=tuple(subscribe),
         publish=tuple(publish),
-        expires_at=float(claims["exp"]),
-        issued_at=float(claims.get("iat", 0.0)),
+        expires_at=float(expires_at),
+        issued_at=float(min(issued_at, now)),  # A clock that is ahead must not save it from being revoked.
         credential=credential,
         holder=user if scoped else None,
     )

@@ -39,7 +39,7 @@ def operator_login(request: HttpRequest, token: str) -> HttpResponse:
     user = redeem(token)
     if user is None:
         return render(request, "login_link_used.html", status=410)
-    login(request, user, backend="django.contrib.auth.backends.ModelBackend")
+    login(request, user)
     return HttpResponseRedirect(reverse("admin:index"))
 
 

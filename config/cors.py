@@ -11,6 +11,7 @@ Headers = list[tuple[bytes, bytes]]
 
 VARY = (b"vary", b"Origin")
 EXPOSED = (b"access-control-expose-headers", b"Retry-After, X-Request-Id, Idempotent-Replayed")
+REFUSAL: Headers = [(b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff")]
 PREFLIGHT: Headers = [
     (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
     (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id"),
@@ -51,6 +52,6 @@ async def _answer_preflight(send: Send, allowed: Headers) -> None:
         text = "Pages of this origin may not use the API: add it to ALLOWED_ORIGINS."
         body = msgspec.json.encode({"error": {"code": "denied", "message": text}})
         length = str(len(body)).encode()
-        status, headers = 403, [VARY, (b"content-type", b"application/json"), (b"content-length", length)]
+        status, headers = 403, [VARY, *REFUSAL, (b"content-length", length)]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -98,6 +98,6 @@ async def _refuse(send: Send, most: int) -> None:
 
 async def _reply(send: Send, status: int, code: str, text: str, header: tuple[bytes, bytes]) -> None:
     body = msgspec.json.encode({"error": {"code": code, "message": text}})
-    headers = [(b"content-type", b"application/json"), header]
+    headers = [(b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff"), header]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-# Where a credential may stand: a query parameter, a subprotocol, a header, a login link, a key or JWT anywhere, a cookie.
+# Where a credential may stand: in a query parameter, subprotocol, header, cookie or login link; a key or JWT anywhere.
 _CREDENTIALS = re.compile(
     r"(?i)((?:authorization|ticket|token|access_token)=)[^&\s\"']+"
     r"|(bearer[. ]+)[\w.~+/=-]+"

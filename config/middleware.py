@@ -26,4 +26,6 @@ class RequestIdMiddleware:
         with structlog.contextvars.bound_contextvars(request_id=request_id), audit.origin(request_id, address):
             response = self.get_response(request)
         response["X-Request-Id"] = request_id
+        if request.path.startswith("/api/"):  # Somebody's data, or a credential: not for caches.
+            response.setdefault("Cache-Control", "no-store")
         return response

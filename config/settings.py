@@ -13,6 +13,7 @@ from typing import Any
 import environ
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
+from kombu import Queue
 
 from config.logging import logging_config
 
@@ -50,6 +51,7 @@ HOST = env.str("HOST", default="127.0.0.1")
 PORT = env.int("PORT", default=8000)
 WEB_PROCESSES = env.int("WEB_PROCESSES", default=1)
 WORKER_PROCESSES = env.int("WORKER_PROCESSES", default=2)
+TASK_PROCESSES = env.int("TASK_PROCESSES", default=2)
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
 PROMETHEUS_MULTIPROC_DIR = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
 
@@ -75,6 +77,8 @@ CREDENTIAL_MAX_DAYS = env.int("CREDENTIAL_MAX_DAYS", default=31)
 RATE_SERVICE = env.str("RATE_SERVICE", default="1000/s")
 RATE_USER = env.str("RATE_USER", default="20/s")
 RATE_ADDRESS = env.str("RATE_ADDRESS", default="50/10s")
+RATE_LOGIN = env.str("RATE_LOGIN", default="10/m")
+AUTHENTICATION_BACKENDS = ["accounts.backends.ThrottledBackend"]
 try:
     JWT_ISSUERS = json.loads(env.str("JWT_ISSUERS", default="") or "[]")
 except ValueError as error:
@@ -225,6 +229,24 @@ BATCH_MAX_MESSAGES = env.int("BATCH_MAX_MESSAGES", default=10_000)
 DATA_UPLOAD_MAX_MEMORY_SIZE = BATCH_MAX_BYTES
 INBOX_FROM_FIRST_SEEN = env.bool("INBOX_FROM_FIRST_SEEN", default=True)
 MESSAGE_SINKS: list[str] = []
+
+# --- Tasks ----------------------------------------------------------------------------------------
+
+TASKS_QUEUE = env.str("TASKS_QUEUE", default="")
+TASKS_DAYS = env.int("TASKS_DAYS", default=30)
+TASK_TIMEOUT = env.float("TASK_TIMEOUT", default=90.0)
+TASK_ATTEMPTS = env.int("TASK_ATTEMPTS", default=10)
+TASK_LEASE_SECONDS = env.float("TASK_LEASE_SECONDS", default=10.0)
+TASK_ECHO_SECONDS = env.float("TASK_ECHO_SECONDS", default=5.0)
+# Users' tasks have a queue, and in production workers, of their own: they must not keep the log's work waiting.
+CELERY_TASK_QUEUES = [Queue("celery", routing_key="celery"), Queue("tasks", routing_key="tasks")]
+CELERY_TASK_ROUTES = {"notifications.tasks.run_task": {"queue": "tasks"}}
+SWEEP_SECONDS = TASK_LEASE_SECONDS * 0.4  # A dead worker's task is found after 1.4 leases at most.
+CELERY_BEAT_SCHEDULE["sweep-tasks"] = {
+    "task": "notifications.tasks.sweep_tasks",
+    "schedule": SWEEP_SECONDS,
+    "options": {"expires": SWEEP_SECONDS},
+}
 
 # --- Live -----------------------------------------------------------------------------------------
 

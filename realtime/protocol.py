@@ -167,6 +167,12 @@ def unread(unread: int, unseen: int, unread_more: bool) -> bytes:
     return _event("unread", unread=unread, unseen=unseen, unread_more=unread_more)
 
 
+def task(topic: str, id: str, type: str, state: str, progress: float, *, note: str = "", error: str = "") -> bytes:
+    """Where a task stands; ephemeral. `progress` is from 0 to 1."""
+    told = {name: text for name, text in (("note", note), ("error", error)) if text}
+    return _event("task", topic=topic, task=id, type=type, state=state, progress=progress, **told)
+
+
 def subscribed(topic: str, epoch: str | None, offset: int, recovered: bool, ref: Any = None) -> bytes:
     return _event("subscribed", topic=topic, epoch=epoch, offset=offset, recovered=recovered, **_ref(ref))
 

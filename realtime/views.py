@@ -1,5 +1,7 @@
 """The API over live connections."""
 
+import re
+
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -19,6 +21,8 @@ class OneConnection(APIView):
         responses={204: None, **ERRORS},
     )
     def delete(self, request: Request, connection: str) -> Response:
+        if not re.fullmatch(r"[0-9a-f]{32}", connection):
+            raise wrong("connection", "the connectionId of its welcome")
         return _kick(request, f"connection:{connection}")
 
 

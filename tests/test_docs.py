@@ -14,20 +14,24 @@ from typing import Any
 
 import pytest
 from django.core.management import get_commands
+from django.urls import URLPattern
 
+import accounts.urls
+import realtime.urls
 from accounts import tokens
+from accounts.principals import SCOPES
 from realtime import protocol
 from tests.servers import Stack, eventually
 
 ROOT = Path(__file__).parents[1]
 README, SETTINGS, PROTOCOL = ROOT / "README.md", ROOT / "docs/settings.md", ROOT / "docs/protocol.md"
-NOTIFICATIONS = ROOT / "docs/notifications.md"
+NOTIFICATIONS, IDENTITY = ROOT / "docs/notifications.md", ROOT / "docs/identity.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 ROOMS = ("accounts", "config", "demo", "notifications", "realtime")
 
 EXAMPLE_URL = "http://127.0.0.1:8000"
 SECONDS = 10
-STRICT_CURL = f'set -euo pipefail; curl() {{ command curl --fail -sS --max-time {SECONDS} "$@"; }}\n'
+STRICT_CURL = f'set -euo pipefail; curl() {{ command curl --fail-with-body -sS --max-time {SECONDS} "$@"; }}\n'
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -134,6 +138,8 @@ def error_codes() -> set[str]:
             for key, value in zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ():
                 if isinstance(key, ast.Constant) and key.value == "code" and isinstance(value, ast.Constant):
                     found.add(value.value if isinstance(value.value, str) else None)
+            if isinstance(node, ast.FunctionDef) and node.name == "code":
+                found |= {str(part.value) for part in ast.walk(node.body[-1]) if isinstance(part, ast.Constant)}
     by_status = re.findall(r'^    \d{3}: "(\w+)",$', (ROOT / "config/api.py").read_text(), re.MULTILINE)
     return {code for code in found if code} | set(by_status)
 
@@ -142,6 +148,37 @@ def test_every_error_code_is_documented_and_no_other() -> None:
     by_status = [*rows(NOTIFICATIONS, "## Errors"), *rows(PROTOCOL, "## Connecting")]
     cells = [row[1] for row in by_status if row[0].isdigit()] + [row[0] for row in rows(PROTOCOL, "## Errors")]
     assert set(re.findall(r"`(\w+)`", " ".join(cells))) == error_codes()
+
+
+# --- Identity -------------------------------------------------------------------------------------
+
+
+def routes_of(pattern: URLPattern) -> set[str]:
+    """The methods of a route, each with its path, every parameter shown as {}."""
+    path = re.sub(r"<[^<>]*>|\(.*\)", "{}", str(pattern.pattern)).strip("^$")
+    view = getattr(pattern.callback, "view_class")  # noqa: B009 (Django's types do not know it)
+    methods = ("get", "post", "put", "patch", "delete")
+    return {f"{method.upper()} /api/{path}" for method in methods if hasattr(view, method)}
+
+
+def test_every_route_of_identity_has_a_row_that_says_who_may() -> None:
+    documented = {re.sub(r"\{\w+\}", "{}", row[0].strip("`")) for row in rows(IDENTITY, "## Routes")}
+    patterns = [*accounts.urls.api_urlpatterns, *realtime.urls.urlpatterns]
+    known = set().union(*(routes_of(pattern) for pattern in patterns))
+    assert {route for route in documented if "/api/" in route} == known
+
+
+def test_every_scope_that_identity_names_is_one() -> None:
+    named_scopes = re.findall(r"`([a-z]+:(?:read|write))`", IDENTITY.read_text())
+    assert named_scopes
+    assert set(named_scopes) <= SCOPES
+
+
+def test_every_audited_action_has_a_row() -> None:
+    paths = (path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+    recorded = {constant(c, 1) for path in paths for c in calls(path) if ast.unparse(c.func) == "audit.record"}
+    documented = " ".join(row[0] for row in rows(IDENTITY, "## Audit"))
+    assert set(re.findall(r"`([\w.]+)`", documented)) == recorded
 
 
 # --- What pages refer to --------------------------------------------------------------------------
@@ -172,7 +209,7 @@ def test_files_commands_and_metrics_that_are_named_exist(page: Path) -> None:
         assert (ROOT / path).exists(), path
     for command in re.findall(r"manage\.py ([a-z_]+)", text):
         assert command in {*get_commands(), "up"}, command
-    counted = (ROOT / "realtime/metrics.py").read_text()
+    counted = "".join((ROOT / path).read_text() for path in ("realtime/metrics.py", "accounts/throttles.py"))
     for metric in re.findall(r"`(fanfare_\w+)`", text):
         assert f'"{metric}"' in counted, metric
 
@@ -223,7 +260,7 @@ def run_example(block: str, stack: Stack, prelude: str = STRICT_CURL) -> subproc
 
 CURL_BLOCKS = [
     pytest.param(block, id=f"{page.stem}-{number}")
-    for page in (README, NOTIFICATIONS, PROTOCOL)
+    for page in (README, IDENTITY, NOTIFICATIONS, PROTOCOL)
     for number, block in enumerate(block for block in blocks(page, "bash") if "curl " in block)
     if "/api/stream" not in block
 ]
@@ -232,7 +269,7 @@ CURL_BLOCKS = [
 @pytest.mark.parametrize("block", CURL_BLOCKS)
 def test_curl_examples_are_answered_with_2xx(block: str, stack: Stack) -> None:
     done = run_example(block, stack)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr + done.stdout
 
 
 def test_the_stream_example_is_welcomed(stack: Stack) -> None:
@@ -246,7 +283,9 @@ def test_the_readmes_token_is_one(settings: Any) -> None:
     (block,) = blocks(README, "python")
     names: dict[str, Any] = {}
     exec(compile(block, "README.md", "exec"), names)
-    assert tokens.verify(names["fanfare_token"]("alice", settings.TOKEN_SIGNING_KEY)).user == "alice"
+    holder = tokens.verify(names["fanfare_token"]("alice", settings.TOKEN_SIGNING_KEY))
+    assert holder.acts == "alice"
+    assert holder.issued_at
 
 
 # --- The client in Python -------------------------------------------------------------------------

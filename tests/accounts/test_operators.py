@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import time_machine
+from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.core import signing
 from django.core.management import CommandError, call_command
@@ -165,3 +166,15 @@ def test_the_command_prints_a_link(operator: User) -> None:
     assert redeem(token_of(said.getvalue().strip())) == operator
     with pytest.raises(CommandError, match="nobody"):
         call_command("loginlink", "nobody")
+
+
+@pytest.mark.django_db
+def test_who_tries_passwords_too_often_is_refused_even_with_the_right_one(settings: LazySettings) -> None:
+    settings.RATE_LOGIN = "3/h"
+    User.objects.create_superuser("root", password="right")
+    client = Client(REMOTE_ADDR="192.0.2.77")
+    form = {"username": "root", "password": "right"}
+    wrong = [client.post("/admin/login/", form | {"password": "wrong"}).status_code for _ in range(3)]
+    assert wrong == [200] * 3
+    assert client.post("/admin/login/", form).status_code == 200
+    assert Client(REMOTE_ADDR="192.0.2.78").post("/admin/login/", form).status_code == 302

@@ -195,10 +195,12 @@ def commands() -> dict[str, list[str]]:
     web += ["--ws-max-size", str(settings.FRAME_MAX_BYTES), "--ws-per-message-deflate", "false"]
     web += ["--timeout-graceful-shutdown", "10"]
     celery = [*python, "celery", "--quiet", "--app", "config"]
+    worker = [*celery, "worker", "--loglevel", "WARNING"]
     schedule = str(settings.FANFARE_HOME / "beat")
     return {
         "web": web,
-        "worker": [*celery, "worker", "--concurrency", str(settings.WORKER_PROCESSES), "--loglevel", "WARNING"],
+        "worker": [*worker, "--queues", "celery", "--concurrency", str(settings.WORKER_PROCESSES)],
+        "tasks": [*worker, "--queues", "tasks", "--concurrency", str(settings.TASK_PROCESSES), "-n", "tasks@%h"],
         "beat": [*celery, "beat", "--schedule", schedule, "--pidfile=", "--loglevel", "WARNING"],
     }
 
