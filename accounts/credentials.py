@@ -63,7 +63,7 @@ def from_bearer(text: str) -> Principal:
     """The holder of an API key, JWT or token. Raises Unauthenticated."""
     if text.startswith(api_keys.PREFIX):
         if principal := api_keys.find(text):
-            return _still_good(principal)
+            return still_good(principal)
         raise Unauthenticated("This API key is unknown, expired or revoked.")
     try:
         ours = issuers.issuer_of(text) == tokens.ISSUER
@@ -73,7 +73,7 @@ def from_bearer(text: str) -> Principal:
     except tokens.InvalidToken as error:
         logger.info("A token was refused: %s", error)
         raise Unauthenticated("This token is not valid here.") from error
-    return _still_good(principal)
+    return still_good(principal)
 
 
 def from_operator(user: AbstractBaseUser, session: str) -> Principal:
@@ -120,7 +120,7 @@ def log_out(principal: Principal) -> None:
         audit.record(principal, "logged_out", principal.credential)
 
 
-def _still_good(principal: Principal) -> Principal:
+def still_good(principal: Principal) -> Principal:
     """The caller, with the account that they are in. Raises Unauthenticated for one that was revoked."""
     if ended := revocations.find(principal):
         logger.info("%s was refused: %s", principal, ended.reason)
@@ -148,7 +148,7 @@ def _bearer(headers: Mapping[str, str], subprotocols: Iterable[str]) -> str | No
 def _from_ticket(text: str) -> Principal:
     principal = tickets.redeem(text)
     if principal and (principal.kind is not Kind.OPERATOR or still_signed_in(principal.session)):
-        return _still_good(principal)
+        return still_good(principal)
     raise Unauthenticated("This ticket is unknown, used or older than 30 s: get a fresh one.", expired=True)
 
 

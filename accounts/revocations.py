@@ -31,9 +31,10 @@ class Reason(StrEnum):
     ERASED = "erased"
     KICKED = "kicked"
     MOVED = "moved"
+    CHANGED = "changed"  # What the user gets live.
 
 
-ONLY_CLOSING = (Reason.KICKED, Reason.MOVED)  # Live connections end, credentials stay good.
+ONLY_CLOSING = (Reason.KICKED, Reason.MOVED, Reason.CHANGED)  # Live connections end, credentials stay good.
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,13 @@ def revoke(
     transaction.on_commit(_known.expect)
 
 
-def close(subject: str, reason: Reason) -> None:
+def close(subject: str, reason: Reason, *, issued_until: datetime | None = None) -> None:
     """Ends the live connections of a user (`user:…`), or one (`connection:…`), and no credential."""
-    Revocation.objects.create(subject=subject, reason=reason, expires_at=timezone.now() + CLOSING_KEPT)
+    now = timezone.now()
+    Revocation.objects.create(
+        subject=subject, reason=reason, issued_until=issued_until or now, expires_at=now + CLOSING_KEPT
+    )
+    transaction.on_commit(_known.expect)
 
 
 def find(principal: Principal) -> Ended | None:

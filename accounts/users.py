@@ -3,7 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from django.conf import settings
@@ -50,10 +50,11 @@ def see(user: str, account: str | None, issued_at: float) -> str | None:
     remembered = _remembered.account_of(user)
     if remembered is not UNSET and account in (None, remembered):
         return remembered
+    before = _remembered.version
     row = User.objects.filter(pk=user).first()
     if row is None or (account is not None and account != row.account_id):
         row = _meet(user, account, datetime.fromtimestamp(max(issued_at, 0.0), tz=UTC))
-    _remembered.set_account(user, row.account_id)
+    _remembered.set_account(user, row.account_id, read_at=before)
     return row.account_id
 
 
@@ -92,16 +93,18 @@ def change(actor: Principal | None, user: str, changes: UserChange) -> User:
 def erase(actor: Principal | None, user: str) -> bool:
     """Deletes the user and what every room holds of them, and ends their credentials -> whether there was anything."""
     with transaction.atomic():
+        if not User.objects.select_for_update().filter(pk=user).first():  # Of two who do it, one does.
+            return False
         for path in settings.USER_ERASERS:
             eraser: Eraser = import_string(path)
             eraser(user)
         Token.objects.filter(user=user).delete()
         AuditEntry.objects.filter(subject=f"user:{user}").update(before=None, after=None)
-        found, _ = User.objects.filter(pk=user).delete()
+        User.objects.filter(pk=user).delete()
         revocations.revoke(f"user:{user}", Reason.ERASED)
         audit.record(actor, "user.erased", f"user:{user}")
     _remembered.forget([user])
-    return bool(found)
+    return True
 
 
 def is_settled(user: str, account: str | None) -> bool:
@@ -129,7 +132,8 @@ def _move(row: User, account: str | None, moved_at: datetime) -> None:
     """Live connections are in the old account's topics: they come back, into the new one's."""
     row.account_id, row.moved_at = account, moved_at
     row.save(update_fields=["account", "moved_at"])
-    revocations.close(f"user:{row.id}", Reason.MOVED)
+    # Not those of the credential that has moved the user, nor newer ones.
+    revocations.close(f"user:{row.id}", Reason.MOVED, issued_until=moved_at - timedelta(milliseconds=1))
 
 
 class _Remembered:
@@ -138,6 +142,7 @@ class _Remembered:
     def __init__(self) -> None:
         self._accounts: OrderedDict[str, str | UnsetType | None] = OrderedDict()
         self._lock = threading.Lock()
+        self.version = 0  # Moves on with each that is forgotten: what was read before may be old.
 
     def __contains__(self, user: str) -> bool:
         return user in self._accounts
@@ -151,14 +156,17 @@ class _Remembered:
                 self._accounts.setdefault(user, UNSET)
             self._trim()
 
-    def set_account(self, user: str, account: str | None) -> None:
+    def set_account(self, user: str, account: str | None, *, read_at: int) -> None:
         with self._lock:
+            if read_at != self.version:
+                return
             self._accounts[user] = account
             self._accounts.move_to_end(user)
             self._trim()
 
     def forget(self, users: Iterable[str]) -> None:
         with self._lock:
+            self.version += 1
             for user in users:
                 self._accounts.pop(user, None)
 
@@ -172,7 +180,8 @@ _remembered = _Remembered()
 
 def _forget_ended(news: Sequence[Ended]) -> None:
     """Moved or erased, perhaps by another process."""
-    _remembered.forget(ended.subject.removeprefix("user:") for ended in news if ended.subject.startswith("user:"))
+    if users := [ended.subject.removeprefix("user:") for ended in news if ended.subject.startswith("user:")]:
+        _remembered.forget(users)
 
 
 revocations.listen(_forget_ended)

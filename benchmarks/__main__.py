@@ -13,6 +13,7 @@ from benchmarks import peers
 from benchmarks.connecting import connecting
 from benchmarks.delays import delays
 from benchmarks.fanout import fanout
+from benchmarks.inbox import inbox
 from benchmarks.load import compiled
 from benchmarks.processes import NotInstalled, watched, workspace
 from benchmarks.report import Table, machine, render
@@ -25,6 +26,7 @@ TABLES: Mapping[str, Callable[[Path], Table]] = {
     "connecting": connecting,
     "storing": storing,
     "storm": storm,
+    "inbox": inbox,
 }
 
 

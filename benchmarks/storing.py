@@ -25,10 +25,10 @@ def storing(folder: Path) -> Table:
         f"Storing: batches of {BATCH:,} messages of 200 bytes, each batch one transaction",
         ["way", "SQLite messages/s", "PostgreSQL messages/s"],
     )
-    with _postgres(folder) as postgres:
+    with postgres(folder) as address:
         for name, measure in WAYS.items():
             sqlite = measure(folder, {})
-            other = measure(folder, {"DATABASE_URL": postgres}) if postgres else None
+            other = measure(folder, {"DATABASE_URL": address}) if address else None
             table.add(name, sqlite, other)
             table.at_least(f"{name}: SQLite", sqlite, GOAL, "/s")
             table.at_least(f"{name}: PostgreSQL", other, GOAL, "/s")
@@ -79,7 +79,7 @@ WAYS: Mapping[str, Callable[[Path, Mapping[str, str]], float]] = {
 
 
 @contextmanager
-def _postgres(folder: Path) -> Iterator[str | None]:
+def postgres(folder: Path) -> Iterator[str | None]:
     """A PostgreSQL of our own, on the client's core -> its URL, if it is installed."""
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # Or its package warns.
     try:

@@ -228,6 +228,7 @@ BATCH_MAX_BYTES = env.int("BATCH_MAX_BYTES", default=8 * 1024 * 1024)
 BATCH_MAX_MESSAGES = env.int("BATCH_MAX_MESSAGES", default=10_000)
 DATA_UPLOAD_MAX_MEMORY_SIZE = BATCH_MAX_BYTES
 INBOX_FROM_FIRST_SEEN = env.bool("INBOX_FROM_FIRST_SEEN", default=True)
+CRITICAL_TYPES = env.list("CRITICAL_TYPES", default=[])
 MESSAGE_SINKS: list[str] = []
 
 # --- Tasks ----------------------------------------------------------------------------------------
@@ -259,6 +260,8 @@ REALTIME_TOPICS = {
 REALTIME_LOG = "notifications.topics.DatabaseLog"
 REALTIME_GREETING = "notifications.inbox_views.greeting"
 REALTIME_RECEIPTS = "notifications.inbox_views.carry_out"
+REALTIME_ACKNOWLEDGE = "notifications.acknowledgements.carry_out"
+REALTIME_MUTES = "notifications.preferences.muted"
 REALTIME_DATABASE_THREADS = env.int("REALTIME_DATABASE_THREADS", default=4)
 POSITION_CHECK_SECONDS = env.float("POSITION_CHECK_SECONDS", default=25.0)
 RECOVERY_LIMIT = env.int("RECOVERY_LIMIT", default=1000)

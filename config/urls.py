@@ -33,9 +33,9 @@ urlpatterns = [
         SpectacularSwaggerSplitView.as_view(url_name="schema", authentication_classes=[], permission_classes=[]),
         name="docs",
     ),
-    path("api/", include(accounts_api)),
     path("api/", include("realtime.urls")),
-    path("api/", include("notifications.urls")),
+    path("api/", include("notifications.urls")),  # Before `users/…`, which would take its `users/…/preferences`.
+    path("api/", include(accounts_api)),
     re_path(r"^api/(?P<rest>[\s\S]*)$", no_such_route),
     *([path("demo/", include("demo.urls"))] if settings.DEMO else []),
     path("", RedirectView.as_view(url="/demo/" if settings.DEMO else "/api/docs")),

@@ -1,7 +1,7 @@
 from django.contrib import admin
 from django.http import HttpRequest
 
-from notifications.models import Message, Topic
+from notifications.models import Message, Task, Topic
 
 
 class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -31,4 +31,12 @@ class MessageAdmin(ReadOnly):
     list_display = ["id", "topic", "offset", "type", "created_at", "expires_at", "recalled_at"]
     list_select_related = ["topic"]
     search_fields = ["topic__name__startswith"]
+    ordering = ["-id"]
+
+
+@admin.register(Task)
+class TaskAdmin(ReadOnly):
+    list_display = ["id", "user", "type", "state", "progress", "attempts", "created_at", "finished_at"]
+    list_filter = ["state"]
+    search_fields = ["user__exact"]
     ordering = ["-id"]

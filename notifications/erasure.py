@@ -1,6 +1,6 @@
 """What the log forgets of a user who is erased."""
 
-from notifications.models import IdempotencyKey, Marker, Message, Receipt, Topic
+from notifications.models import IdempotencyKey, Marker, Message, Preference, Receipt, Task, Topic
 
 
 def erase_user(user: str) -> None:
@@ -11,5 +11,7 @@ def erase_user(user: str) -> None:
     Topic.objects.filter(name=f"user.{user}").delete()
     Receipt.objects.filter(user=user).delete()
     Marker.objects.filter(user=user).delete()
+    Preference.objects.filter(user=user).delete()
     Message.objects.filter(sender=user).exclude(sender="").update(sender="")
+    Task.objects.filter(user=user).delete()
     IdempotencyKey.objects.filter(principal=f"user:{user}").delete()

@@ -128,22 +128,6 @@ def is_for(message: Message, reader: str) -> bool:
     return not (message.has_exclusions and excluded.exists())
 
 
-def timeline(message: Message) -> list[dict[str, Any]]:
-    """What happened to a message so far, oldest first."""
-    now = timezone.now()
-    accepted = datetime.fromtimestamp((message.id.int >> 80) / 1000, tz=now.tzinfo)
-    steps = [("accepted", accepted)]
-    if message.offset is not None:
-        steps.append(("published", message.created_at))
-    elif message.send_at:
-        steps.append(("scheduled", message.send_at))
-    if message.recalled_at:
-        steps.append(("recalled", message.recalled_at))
-    if message.expires_at and message.expires_at <= now:
-        steps.append(("expired", message.expires_at))
-    return [{"what": what, "at": at} for what, at in sorted(steps, key=lambda step: step[1])]
-
-
 def recall(found: QuerySet[Message]) -> list[str]:
     """Takes messages back, RECALL_AT_ONCE at most -> the ids of those that were not recalled before.
 

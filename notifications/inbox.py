@@ -7,18 +7,23 @@ marker in its topic, one row for any number of messages, and from receipts for s
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self, cast
+from functools import reduce
+from operator import or_
+from typing import Any, Self
 
 import msgspec
 from django.conf import settings
-from django.db.models import Case, Count, F, FilteredRelation, Q, QuerySet, Sum, When
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from accounts.models import User
+from notifications import preferences
 from notifications.history import as_dict, visible
-from notifications.models import Marker, Message, Topic
+from notifications.models import Marker, Message, Receipt, Topic
+from realtime.mutes import NOTHING, Mute
 
 COUNTED = 1000  # Exactly; beyond, there are more.
 ALL = "all"
+READ, ARCHIVED = Q(read_at__isnull=False), Q(archived_at__isnull=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,33 +43,51 @@ class Source:
     topic: Topic
     since: datetime | None  # Older messages were there before the user was.
     marker: Marker
+    off: Mute = NOTHING  # Types that the user does not want. Messages to the user alone were judged when they came.
 
-    def messages(self) -> QuerySet[Message]:
-        """Those for this user, each with `mine`, the user's receipt, where there is one."""
-        mine = FilteredRelation("receipts", condition=Q(receipts__user=self.marker.user))
-        found = Message.objects.annotate(mine=mine).filter(visible(), topic=self.topic)
-        found = found.filter(Q(mine__pk=None) | Q(mine__excluded=False))
+    def messages(self, *states: Q) -> QuerySet[Message]:
+        """Those for this user in all of these states."""
+        found = Message.objects.filter(visible(), *states, topic=self.topic)
+        found = found.filter(Q(has_exclusions=False) | ~self._has_receipt(Q(excluded=True)))
+        if self.off:
+            named = Q(type__in=self.off.types)
+            found = found.filter(named if self.off.all_but else ~named)
         return found if self.since is None else found.filter(created_at__gte=self.since)
 
-    def unarchived(self) -> Q:
-        return Q(mine__archived_at=None, offset__gt=self.marker.archived_to)
+    def states(self, *, unread: bool, archived: bool) -> list[Q]:
+        """Messages that are archived or not, or of these the unread: in parts without overlap that an index finds."""
+        again = Q(offset__lte=self.marker.read_to) & self._one_of(Q(unread=True))
+        if not archived:
+            return (
+                [self.never("archived", "read"), self.never("archived") & again] if unread else [self.never("archived")]
+            )
+        archived_to, single = self.marker.archived_to, self._one_of(ARCHIVED)
+        parts = [Q(offset__lte=archived_to), Q(offset__gt=archived_to) & single]
+        return [part & state for part in parts for state in (self.never("read"), again)] if unread else parts
 
-    def archived(self) -> Q:
-        return Q(mine__archived_at__isnull=False) | Q(offset__lte=self.marker.archived_to)
-
-    def unread(self) -> Q:
-        return Q(mine__read_at=None) & (Q(offset__gt=self.marker.read_to) | Q(mine__unread=True))
+    def unread(self) -> list[Q]:
+        """Whether archived or not, in such parts."""
+        return [self.never("read"), Q(offset__lte=self.marker.read_to) & self._one_of(Q(unread=True))]
 
     def read(self) -> Q:
-        return Q(mine__read_at__isnull=False) | (
-            Q(offset__lte=self.marker.read_to) & (Q(mine__pk=None) | Q(mine__unread=False))
-        )
+        below = Q(offset__lte=self.marker.read_to) & ~self._has_receipt(Q(unread=True))
+        return below | Q(self._has_receipt(READ))
 
-    def unseen(self) -> Q:
-        seen_to = max(self.marker.seen_to, self.marker.read_to)
-        return Q(mine__seen_at=None, mine__read_at=None, offset__gt=seen_to) & (
-            Q(mine__pk=None) | Q(mine__unread=False)  # What is unread again was seen.
-        )
+    def never(self, *deeds: str) -> Q:
+        """Above the user's markers of all these deeds, and without a receipt of any."""
+        marker = self.marker
+        passed = {"archived": marker.archived_to, "read": marker.read_to, "seen": max(marker.seen_to, marker.read_to)}
+        told = {"archived": ARCHIVED, "read": READ, "seen": Q(seen_at__isnull=False) | READ | Q(unread=True)}
+        receipt = self._has_receipt(reduce(or_, (told[deed] for deed in deeds)))
+        return Q(offset__gt=max(passed[deed] for deed in deeds)) & ~Q(receipt)
+
+    def _has_receipt(self, told: Q) -> Exists:
+        """For what few messages have not: looked up one by one, in the order that is asked for."""
+        return Exists(Receipt.objects.filter(told, message=OuterRef("pk"), user=self.marker.user))
+
+    def _one_of(self, told: Q) -> Q:
+        """For what few messages have: found by the receipts."""
+        return Q(pk__in=Receipt.objects.filter(told, user=self.marker.user).values("message"))
 
     def after(self, place: Place) -> Q:
         """What comes after a place: older."""
@@ -73,12 +96,12 @@ class Source:
         older = Q(created_at__lt=place.moment)
         return older if self.rank < place.rank else older | Q(created_at=place.moment, offset__lt=place.offset)
 
-    def shown(self, message: Message) -> dict[str, Any]:
+    def shown(self, message: Message, mine: Receipt | None) -> dict[str, Any]:
         """A message as the API shows it; for what the marker says, the time when it was moved there."""
-        marker, mine, offset = self.marker, cast(Any, message), message.offset or 0
-        read_at = mine.my_read_at or (marker.read_at if offset <= marker.read_to and not mine.my_unread else None)
-        seen_at = mine.my_seen_at or (marker.seen_at if offset <= marker.seen_to else None) or read_at
-        archived_at = mine.my_archived_at or (marker.archived_at if offset <= marker.archived_to else None)
+        marker, mine, offset = self.marker, mine or Receipt(), message.offset or 0
+        read_at = mine.read_at or (marker.read_at if offset <= marker.read_to and not mine.unread else None)
+        seen_at = mine.seen_at or (marker.seen_at if offset <= marker.seen_to else None) or read_at
+        archived_at = mine.archived_at or (marker.archived_at if offset <= marker.archived_to else None)
         shown = as_dict(message, self.topic.name)
         return shown | {"seen_at": seen_at, "read_at": read_at, "archived_at": archived_at}
 
@@ -105,6 +128,7 @@ class Inbox:
         row = (rows.select_for_update() if lock else rows).first()
         if row is None:
             return cls(user)
+        off = preferences.of(user).among([preferences.Choice.OFF])
         names = {f"user.{user}": 0, ALL: 2}
         if row.account_id is not None:
             names[f"account.{row.account_id}"] = 1
@@ -118,6 +142,7 @@ class Inbox:
                     topic,
                     _since(row, names[topic.name]),
                     markers.get(topic.pk) or Marker(user=user, topic=topic),
+                    off if names[topic.name] else NOTHING,
                 )
                 for topic in topics
             ],
@@ -134,28 +159,17 @@ class Inbox:
         """Messages, newest first -> (as the API shows them, where the next page begins)."""
         found: list[tuple[Place, Message, Source]] = []
         for source in self.sources:
-            state = source.archived() if archived else source.unarchived()
-            rows = source.messages().filter(wanted, state)
-            if unread:
-                rows = rows.filter(source.unread())
-            if before:
-                rows = rows.filter(source.after(before), created_at__lte=before.moment)
-            for message in with_receipts(rows).order_by("-created_at", "-offset")[: limit + 1]:
-                found.append((Place(message.created_at, source.rank, message.offset or 0), message, source))
+            older = source.after(before) & Q(created_at__lte=before.moment) if before else Q()
+            for state in source.states(unread=unread, archived=archived):
+                part = source.messages(wanted, older, state)
+                for message in part.order_by("-created_at", "-offset")[: limit + 1]:
+                    found.append((Place(message.created_at, source.rank, message.offset or 0), message, source))
         found.sort(key=lambda item: (item[0].moment, -item[0].rank, item[0].offset), reverse=True)
         page = found[:limit]
         end = page[-1][0] if len(found) > limit else None
-        return [source.shown(message) for _place, message, source in page], end
-
-
-def with_receipts(rows: QuerySet[Message]) -> QuerySet[Message]:
-    """The messages with what the user's receipts say of them."""
-    return rows.annotate(
-        my_seen_at=F("mine__seen_at"),
-        my_read_at=F("mine__read_at"),
-        my_archived_at=F("mine__archived_at"),
-        my_unread=F("mine__unread"),
-    )
+        mine = Receipt.objects.filter(user=self.user, message__in=[message.pk for _place, message, _source in page])
+        receipts = {receipt.message_id: receipt for receipt in mine}
+        return [source.shown(message, receipts.get(message.pk)) for _place, message, source in page], end
 
 
 def _since(user: User, rank: int) -> datetime | None:
@@ -166,11 +180,15 @@ def _since(user: User, rank: int) -> datetime | None:
 
 
 def _count(source: Source) -> tuple[int, int]:
-    """How many are unread, and how many of these unseen, each up to one more than COUNTED; mostly in one query."""
-    waiting = source.messages().filter(source.unarchived(), source.unread())
-    fresh = Case(When(source.unseen(), then=1), default=0)
-    some = waiting.annotate(fresh=fresh).order_by("-offset").values("fresh")[: COUNTED + 1]
-    found = some.aggregate(unread=Count("*"), unseen=Sum("fresh", default=0))
-    if found["unread"] > COUNTED:
-        found["unseen"] = waiting.filter(source.unseen()).values("pk")[: COUNTED + 1].count()
-    return found["unread"], found["unseen"]
+    """How many are unread, and how many of these unseen, each up to one more than COUNTED."""
+    above, again = source.states(unread=True, archived=False)
+    unread = _up_to_counted(source.messages(above))
+    unseen = unread and _up_to_counted(source.messages(source.never("archived", "seen")))
+    if unread <= COUNTED and source.marker.read_to:
+        unread += _up_to_counted(source.messages(again))
+    return unread, unseen
+
+
+def _up_to_counted(found: QuerySet[Message]) -> int:
+    # The oldest first: people read the newest, so what waits is there.
+    return found.order_by("offset").values("pk")[: COUNTED + 1].count()

@@ -16,7 +16,7 @@ from accounts.errors import ApiError
 from accounts.principals import Principal, valid_id
 from accounts.requests import caller, cursor, moment, page_limit, seal_cursor, shaped, wrong
 from accounts.shapes import ERRORS, Error, query
-from notifications import receipts, shapes
+from notifications import acknowledgements, receipts, shapes
 from notifications.inbox import Inbox, Place
 from notifications.receipts import Deed, Done
 from realtime import protocol
@@ -89,6 +89,20 @@ class Receipts(APIView):
             everything=wanted.all is True,
         )
         return Response(_reply(done), status=202 if _flag(request, "async") else 200)
+
+
+class Acknowledge(APIView):
+    @extend_schema(
+        operation_id="acknowledge",
+        summary="Say which messages a client has shown",
+        description="For clients without a socket, which has the action `ack`. Unknown ids change nothing.",
+        request=shapes.AckRequest,
+        responses={200: shapes.Acknowledged, **ERRORS},
+    )
+    def post(self, request: Request) -> Response:
+        shown = shaped(request.data, shapes.AckRequest)
+        user = _whose(request, None if shown.user is UNSET else shown.user, "inbox:write")
+        return Response({"acknowledged": acknowledgements.acknowledge(user, shown.ids)})
 
 
 def carry_out(action: protocol.Receipt, principal: Principal) -> dict[str, Any]:

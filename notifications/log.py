@@ -10,12 +10,13 @@ from typing import Any, Protocol
 import msgspec
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from accounts import users
 from accounts.errors import ApiError
-from notifications import idempotency
+from notifications import idempotency, preferences
 from notifications.idempotency import Claim
 from notifications.models import IdempotencyKey, Message, Receipt, Topic, new_epoch
 from realtime import bus, protocol
@@ -121,11 +122,13 @@ def publish_due(limit: int = ROWS_A_STATEMENT) -> int:
         )
         heads = _move_heads(Counter(message.topic.name for message in due))
         now = timezone.now()
+        to_users = [(name[5:], message) for message in due if (name := message.topic.name).startswith("user.")]
+        Receipt.objects.bulk_create(preferences.withhold(to_users))
         events = []
         for message in due:
             message.offset, message.created_at = next(heads[message.topic.name].offsets), now
             events.append(message_event(message, message.topic.name, heads[message.topic.name].epoch))
-        Message.objects.bulk_update(due, ["offset", "created_at"], batch_size=200)
+        Message.objects.bulk_update(due, ["offset", "created_at", "has_exclusions"], batch_size=200)
         events = with_exclusions(due, events)
         _publish_after_commit(events)
     return len(due)
@@ -149,16 +152,16 @@ def message_event(message: Message, topic: str, epoch: str | None, exclude: froz
         offset=message.offset,
         exclude=exclude,
         expires_at=message.expires_at.timestamp() if message.expires_at else None,
+        type=message.type if topic == "all" or topic.startswith(("user.", "account.")) else "",
     )
 
 
 def with_exclusions(messages: Sequence[Message], events: Sequence[Event]) -> list[Event]:
-    """The events of these messages, each with the users that it is not for: one query where any has some."""
+    """The events of these messages, each with the users that do not get it: one query where any has some."""
     excluded: dict[Any, set[str]] = {message.id: set() for message in messages if message.has_exclusions}
     if excluded:
-        for message_id, user in Receipt.objects.filter(message__in=excluded, excluded=True).values_list(
-            "message_id", "user"
-        ):
+        found = Receipt.objects.filter(Q(excluded=True) | Q(quiet=True), message__in=excluded)
+        for message_id, user in found.values_list("message_id", "user"):
             excluded[message_id].add(user)
     return [
         replace(event, exclude=frozenset(excluded[message.id])) if message.has_exclusions else event
@@ -186,13 +189,14 @@ class _Entry:
     draft: Draft
     topic: str
     message: Message
+    exclude: frozenset[str]
     epoch: str | None = None
 
     def accepted(self) -> Accepted:
         return Accepted(str(self.message.id), self.topic, self.epoch, self.message.offset)
 
     def event(self) -> Event:
-        return message_event(self.message, self.topic, self.epoch, self.draft.exclude_users)
+        return message_event(self.message, self.topic, self.epoch, self.exclude)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +232,7 @@ def _entries(items: Iterable[Draft | Refusal]) -> list[_Entry]:
                 expires_at=expires_at,
                 has_exclusions=bool(draft.exclude_users),
             )
-            entries.append(_Entry(draft, topic, message))
+            entries.append(_Entry(draft, topic, message, draft.exclude_users))
     return entries
 
 
@@ -243,19 +247,28 @@ def _store(entries: Sequence[_Entry]) -> None:
         entry.message.topic_id = head.topic_id
         if entry.draft.send_at is None:
             entry.epoch, entry.message.offset, entry.message.created_at = head.epoch, next(head.offsets), now
+    withheld = _withheld(entries)
     messages = [entry.message for entry in entries]
     Message.objects.bulk_create(messages, batch_size=ROWS_A_STATEMENT)
-    Receipt.objects.bulk_create(
-        [
-            Receipt(message=entry.message, user=user, excluded=True)
-            for entry in entries
-            for user in sorted(entry.draft.exclude_users)
-        ],
-        batch_size=ROWS_A_STATEMENT,
-    )
+    excluded = [
+        Receipt(message=entry.message, user=user, excluded=True)
+        for entry in entries
+        for user in sorted(entry.draft.exclude_users)
+    ]
+    Receipt.objects.bulk_create([*excluded, *withheld], batch_size=ROWS_A_STATEMENT)
     for path in settings.MESSAGE_SINKS:
         sink: MessageSink = import_string(path)
         sink(messages)
+
+
+def _withheld(entries: Sequence[_Entry]) -> list[Receipt]:
+    """Receipts of what users do not want, or not live; what is scheduled is judged when it is due."""
+    now = {e.message.id: e for e in entries if e.draft.send_at is None and e.topic.startswith("user.")}
+    receipts = preferences.withhold((entry.topic[5:], entry.message) for entry in now.values())
+    for receipt in receipts:
+        entry = now[receipt.message_id]
+        entry.exclude = entry.exclude | {receipt.user}
+    return receipts
 
 
 def _move_heads(counts: Mapping[str, int]) -> dict[str, _Head]:

@@ -39,6 +39,7 @@ class Message(models.Model):
     expires_at = models.DateTimeField(null=True)
     recalled_at = models.DateTimeField(null=True)
     has_exclusions = models.BooleanField(default=False)
+    acknowledged = models.BigIntegerField(default=0)  # How often, where many get it; else there are rows.
 
     class Meta:
         constraints = [models.UniqueConstraint("topic", "offset", name="message_offset")]
@@ -58,12 +59,16 @@ class Message(models.Model):
 class Receipt(models.Model):
     """What one user did with one message, or that it is not for this user.
 
-    It counts before the user's marker; `unread`: read once, and taken back.
+    It counts before the user's marker; `unread`: read once, and taken back. `excluded`: the sender said so or, where
+    there is a `reason`, it was withheld. `quiet`: it is in the inbox, and does not go out live.
     """
 
-    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="receipts")
+    # No index of its own: a plan might take it to look for one user among all who have read a broadcast.
+    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="receipts", db_index=False)
     user = models.CharField(max_length=200)
     excluded = models.BooleanField(default=False)
+    reason = models.CharField(max_length=20, blank=True)
+    quiet = models.BooleanField(default=False)
     seen_at = models.DateTimeField(null=True)
     read_at = models.DateTimeField(null=True)
     archived_at = models.DateTimeField(null=True)
@@ -71,7 +76,12 @@ class Receipt(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint("message", "user", name="receipt_once")]
-        indexes = [models.Index("user", name="receipt_user")]
+        indexes = [
+            # With the message: whichever index a plan takes to look for one receipt, it finds one row.
+            models.Index("user", "message", name="receipt_of_user"),
+            models.Index("user", "message", name="receipt_unread", condition=Q(unread=True)),
+            models.Index("user", "message", name="receipt_archived", condition=Q(archived_at__isnull=False)),
+        ]
 
     def __str__(self) -> str:
         return f"{self.user}: {self.message_id}"
@@ -94,6 +104,39 @@ class Marker(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user}: {self.topic_id}"
+
+
+class Acknowledgement(models.Model):
+    """A connection of its user has shown a message of the user's own topic; no connection: it was said over HTTP."""
+
+    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="acknowledgements", db_index=False)
+    connection = models.CharField(max_length=40, blank=True)
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint("message", "connection", name="acknowledgement_once")]
+
+    def __str__(self) -> str:
+        return f"{self.message_id}: {self.connection}"
+
+
+class Preference(models.Model):
+    """What a user wants of a type of messages; `*`: of those of which there is no other."""
+
+    class Choice(models.TextChoices):
+        LIVE = "live"
+        INBOX = "inbox"  # To be found there, not live.
+        OFF = "off"
+
+    user = models.CharField(max_length=200)
+    type = models.CharField(max_length=100)
+    choice = models.CharField(max_length=5, choices=Choice.choices)
+
+    class Meta:
+        constraints = [models.UniqueConstraint("user", "type", name="preference_once")]
+
+    def __str__(self) -> str:
+        return f"{self.user}: {self.type} {self.choice}"
 
 
 class IdempotencyKey(models.Model):

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import reduce
+from operator import or_
 from typing import Any
 from uuid import UUID
 
@@ -42,7 +44,7 @@ def receipt(user: str, deed: Deed, ids: Sequence[UUID]) -> Done:
         inbox = Inbox.open(user, lock=True)
         changed: list[Message] = []
         for source in inbox.sources:
-            changed += source.messages().filter(_undone(source, deed), pk__in=ids).only("pk")
+            changed += source.messages(_undone(source, deed), Q(pk__in=ids)).only("pk")
         now = timezone.now()
         Receipt.objects.bulk_create(
             [Receipt(message=message, user=user, **_marks(deed, now)) for message in changed],
@@ -66,8 +68,9 @@ def receipt_all(user: str, deed: Deed, as_of: datetime | None = None) -> Done:
         changed: list[UUID] = []
         for source in inbox.sources:
             until = _offset_at(source, as_of)
-            undone = source.messages().filter(_undone(source, deed), offset__lte=until)
-            changed += undone.order_by("-offset").values_list("pk", flat=True)[: RECEIPTED_MAX - len(changed)]
+            for part in source.unread() if deed is Deed.READ else [_undone(source, deed)]:
+                undone = source.messages(part, Q(offset__lte=until)).order_by("-offset")
+                changed += undone.values_list("pk", flat=True)[: RECEIPTED_MAX - len(changed)]
             _move(source, deed, until)
         return _tell(inbox, deed, [str(pk) for pk in changed])
 
@@ -76,13 +79,13 @@ def _undone(source: Source, deed: Deed) -> Q:
     """Messages that the deed would change."""
     match deed:
         case Deed.SEEN:
-            return source.unarchived() & source.unseen()
+            return source.never("archived", "seen")
         case Deed.READ:
-            return source.unread()
+            return reduce(or_, source.unread())
         case Deed.UNREAD:
             return source.read()
         case Deed.ARCHIVE:
-            return source.unarchived()
+            return source.never("archived")
 
 
 def _marks(deed: Deed, now: datetime) -> dict[str, Any]:

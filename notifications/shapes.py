@@ -1,7 +1,7 @@
 """The bodies of the notification API: one definition each, for views, schema and tests."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -95,14 +95,37 @@ class Message(Struct, omit_defaults=True):
     sender: str | UnsetType = UNSET
 
 
-class Step(Struct):
-    what: str
+class Step(Struct, omit_defaults=True):
+    """Something that happened to a message. `acknowledged`: a client says that it has shown it."""
+
+    what: Literal[
+        "accepted",
+        "scheduled",
+        "published",
+        "withheld",
+        "quiet",
+        "acknowledged",
+        "seen",
+        "read",
+        "archived",
+        "recalled",
+        "expired",
+    ]
     at: datetime
+    user: str | UnsetType = UNSET
+    connection: Annotated[str | UnsetType, Meta(description="Which has shown it; empty: it was said over HTTP.")] = (
+        UNSET
+    )
+    reason: str | UnsetType = UNSET
 
 
 class MessageWithTimeline(Message, kw_only=True):
+    """A message and its steps, oldest first: of what users did the newest 100 of each kind, `totals` says of how many.
+    To users their own steps only."""
+
     key: str
     timeline: list[Step]
+    totals: dict[str, int]
 
 
 class Messages(Struct):
@@ -150,6 +173,19 @@ class ReceiptRequest(Struct, forbid_unknown_fields=True, omit_defaults=True):
     as_of: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
     all: bool | UnsetType = UNSET
     user: UserId | UnsetType = UNSET
+
+
+class AckRequest(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Messages that a client has shown."""
+
+    ids: Annotated[list[UUID], Meta(max_length=1000)]
+    user: UserId | UnsetType = UNSET
+
+
+class Acknowledged(Struct):
+    """How many of them are messages for this user."""
+
+    acknowledged: int
 
 
 class Receipted(Struct):

@@ -22,6 +22,7 @@ from notifications.drafts import draft, targets
 from notifications.idempotency import Claim
 from notifications.log import Draft, Refusal, Result, accept
 from notifications.models import Message
+from notifications.timeline import timeline
 from realtime.authorizers import refusals_now, require_now
 
 HISTORY = timedelta(days=7)
@@ -151,7 +152,10 @@ class OneNotification(APIView):
         if user is not None and not history.is_visible(message):
             raise ApiError(410, "gone", "This message is not there (any more).")
         shown = history.as_dict(message, message.topic.name)
-        return Response(shown | {"key": message.key if user is None else "", "timeline": history.timeline(message)})
+        # The holder of a scoped token does not act for its user: it sees nobody's steps.
+        told = timeline(message, None if user is None else principal.acts or "")
+        key = message.key if user is None else ""
+        return Response(shown | {"key": key, "timeline": told.steps, "totals": told.totals})
 
     @extend_schema(
         operation_id="recall",

@@ -21,6 +21,7 @@ from realtime.asgi import Scope
 from realtime.authorizers import refusals, require
 from realtime.connections import Connection
 from realtime.database import in_database
+from realtime.mutes import NOTHING, Mute
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +106,9 @@ def query_of(scope: Scope) -> dict[str, str]:
     return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
 
 
-async def identify(scope: Scope) -> Principal:
-    """Raises Unauthenticated, or ApiError 503 when that cannot be found out now."""
+async def identify(scope: Scope) -> tuple[Principal, Mute]:
+    """Who it is, and what they do not get live. Raises Unauthenticated, or ApiError 503 when that cannot be found out
+    now."""
     try:
         async with asyncio.timeout(AUTHENTICATE_SECONDS):
             return await in_database(_identify, scope)
@@ -123,7 +125,7 @@ def address_of(scope: Scope) -> str | None:
     return address
 
 
-def _identify(scope: Scope) -> Principal:
+def _identify(scope: Scope) -> tuple[Principal, Mute]:
     """A poll counts as a request of its caller, the rest as a handshake from its address."""
     polls = scope["path"] == "/api/poll"
     if not polls:
@@ -136,7 +138,10 @@ def _identify(scope: Scope) -> Principal:
         raise
     if polls:
         throttle(principal)
-    return principal
+    if principal.user is None:
+        return principal, NOTHING
+    find_mute: Callable[[str], Mute] = import_string(settings.REALTIME_MUTES)
+    return principal, find_mute(principal.user)
 
 
 @dataclass(frozen=True, slots=True)

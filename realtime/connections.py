@@ -11,6 +11,7 @@ from typing import Any
 from realtime import metrics
 from realtime.asgi import Send
 from realtime.frames import Encoding, bare_bodies, stream_blocks, websocket_frames, websocket_texts
+from realtime.mutes import NOTHING, Mute
 from realtime.protocol import CloseCode, closed
 
 SEND_TIMEOUT = 10.0  # Seconds that a client may take to make room for one write.
@@ -27,15 +28,15 @@ class Connection(ABC):
     """
 
     # One for each of many sockets, all touched for each event: slots keep what is read of it together.
-    __slots__ = ("_mark", "_max_backlog", "_newest", "_too_slow", "_written", "closed", "id", "topics", "user")
+    __slots__ = ("_mark", "_max_backlog", "_newest", "_too_slow", "_written", "closed", "id", "muted", "topics", "user")
 
     encoding: Encoding
     transport: str
     linger = 0.0
 
-    def __init__(self, *, user: str | None, max_backlog: int) -> None:
+    def __init__(self, *, user: str | None, max_backlog: int, muted: Mute = NOTHING) -> None:
         self.id = secrets.token_hex(16)
-        self.user = user
+        self.user, self.muted = user, muted
         self.topics: set[str] = set()
         self.closed = False
         self._max_backlog = max_backlog
@@ -115,8 +116,9 @@ class DirectConnection(Connection):
         behind: Callable[[], bool],
         when_drained: Callable[[Callable[[], None]], None],
         close: Callable[[int, str], None],
+        muted: Mute = NOTHING,
     ) -> None:
-        super().__init__(user=user, max_backlog=max_backlog)
+        super().__init__(user=user, max_backlog=max_backlog, muted=muted)
         self._write, self._backlog, self._behind, self._close = write, backlog, behind, close
         when_drained(self.caught_up)
 
@@ -141,8 +143,8 @@ class QueuedConnection(Connection):
     `abort` ends the connection without a word, for a reader that takes nothing any more.
     """
 
-    def __init__(self, *, user: str | None, max_backlog: int, send: Send, abort: Callable[[], object]) -> None:
-        super().__init__(user=user, max_backlog=max_backlog)
+    def __init__(self, *, send: Send, abort: Callable[[], object], **rest: Any) -> None:
+        super().__init__(**rest)
         self._send, self._abort = send, abort
         self._outbox: deque[bytes] = deque()
         self._waiting = 0
@@ -256,8 +258,8 @@ class PollConnection(Connection):
     transport = "poll"
     linger = 30.0
 
-    def __init__(self, *, user: str | None, max_backlog: int, place: Callable[[], bytes]) -> None:
-        super().__init__(user=user, max_backlog=max_backlog)
+    def __init__(self, *, place: Callable[[], bytes], **rest: Any) -> None:
+        super().__init__(**rest)
         self.place = place
         self.events: list[bytes] = []
         self.something = asyncio.Event()

@@ -24,6 +24,7 @@ from realtime.authorizers import refusals, require
 from realtime.connections import Connection, DirectConnection, SocketConnection
 from realtime.control import Watch
 from realtime.database import in_database
+from realtime.mutes import Mute
 from realtime.protocol import CloseCode, ProtocolError
 from realtime.topics import resolve
 
@@ -68,7 +69,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
     async def websocket_connect(self, _message: dict[str, Any]) -> None:
         try:
             self._runtime.gate.knock()
-            principal = await admission.identify(self.scope)
+            principal, muted = await admission.identify(self.scope)
             self._runtime.gate.enter(principal.user)
         except Unauthenticated as error:
             await self._refuse(CloseCode.TOKEN_EXPIRED if error.expired else CloseCode.UNAUTHENTICATED, str(error))
@@ -76,7 +77,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
             await self._turn_away(error)
         self.principal = principal
         await self._accept()
-        self.connection = self._connect(principal)
+        self.connection = self._connect(principal, muted)
         self._runtime.gate.connections.add(self.connection)
         metrics.connections.labels(self.connection.transport).inc()
         self._watch = self._runtime.control.watch(principal, self.connection.close, self.connection.id)
@@ -108,13 +109,12 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
             await self.base_send({"type": "websocket.close"})
         raise StopConsumer
 
-    def _connect(self, principal: Principal) -> Connection:
+    def _connect(self, principal: Principal, muted: Mute) -> Connection:
         self._frames = Bucket(settings.FRAMES_PER_SECOND, settings.FRAMES_BURST)
+        about = {"user": principal.user, "muted": muted, "max_backlog": settings.OUTBOX_MAX_BYTES}
         if frames := self.scope.get("extensions", {}).get("websocket.frames"):
-            return DirectConnection(user=principal.user, max_backlog=settings.OUTBOX_MAX_BYTES, **frames)
-        return SocketConnection(
-            user=principal.user, max_backlog=settings.OUTBOX_MAX_BYTES, send=self.base_send, abort=self._abort
-        )
+            return DirectConnection(**about, **frames)
+        return SocketConnection(**about, send=self.base_send, abort=self._abort)
 
     async def _welcome(self, connection: Connection, principal: Principal) -> None:
         names, refused = await admission.choose_topics(principal, admission.query_of(self.scope).get("topics"))
@@ -196,6 +196,10 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
                 done = await in_database(_receipt, action, principal)
                 if action.ref is not None:
                     connection.send(protocol.ok(action.ref, **done))
+            case protocol.Ack():
+                acknowledged = await in_database(_acknowledge, action, principal, connection.id)
+                if action.ref is not None:
+                    connection.send(protocol.ok(action.ref, acknowledged=acknowledged))
             case protocol.Refresh():
                 await self._refresh(action, connection, principal)
             case protocol.Logout():
@@ -276,3 +280,10 @@ def _receipt(action: protocol.Receipt, principal: Principal) -> dict[str, Any]:
     throttle(principal)
     carry_out: Callable[[protocol.Receipt, Principal], dict[str, Any]] = import_string(settings.REALTIME_RECEIPTS)
     return carry_out(action, principal)
+
+
+def _acknowledge(action: protocol.Ack, principal: Principal, connection_id: str) -> int:
+    """Counts as a request of the caller's."""
+    throttle(principal)
+    carry_out: Callable[[protocol.Ack, Principal, str], int] = import_string(settings.REALTIME_ACKNOWLEDGE)
+    return carry_out(action, principal, connection_id)

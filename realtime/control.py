@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from accounts import credentials, revocations
 from accounts.principals import Kind, Principal
-from accounts.revocations import ONLY_CLOSING, REFRESH_SECONDS, Ended, Reason
+from accounts.revocations import REFRESH_SECONDS, Ended, Reason
 from realtime import metrics
 from realtime.database import in_database
 from realtime.protocol import CloseCode
@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 ENDINGS = {
     Reason.MOVED: (CloseCode.TOKEN_EXPIRED, "the user is in another account now, come back"),
+    Reason.CHANGED: (CloseCode.RESYNC, "the user's preferences have changed, come back"),
     Reason.KICKED: (CloseCode.KICKED, "sent away"),
     Reason.LOGGED_OUT: (CloseCode.REVOKED, "logged out"),
     Reason.REVOKED: (CloseCode.REVOKED, "the credential was revoked"),
@@ -36,6 +37,7 @@ class Watch:
     end: Callable[[CloseCode, str], object]
     connection_id: str
     timer: asyncio.TimerHandle | None = None
+    check: asyncio.Task[None] | None = None
 
 
 @dataclass(slots=True)
@@ -43,6 +45,7 @@ class Control:
     """Watches over this process's connections. `start` in the running loop, `stop` in the same."""
 
     _watches: dict[str, set[Watch]] = field(default_factory=dict)  # By each subject that a revocation may name.
+    _operators: set[Watch] = field(default_factory=set)
     _loop: asyncio.AbstractEventLoop | None = None
     _task: asyncio.Task[None] | None = None
 
@@ -68,13 +71,18 @@ class Control:
             watch.timer = asyncio.get_running_loop().call_later(
                 principal.expires_at - time.time(), end, CloseCode.TOKEN_EXPIRED, "the credential has expired"
             )
-        if not credentials.is_settled(principal):  # Something happened since it was authenticated.
-            asyncio.get_running_loop().call_soon(end, CloseCode.TOKEN_EXPIRED, "the credential has changed, come back")
+        if principal.kind is Kind.OPERATOR:
+            self._operators.add(watch)
+        if not credentials.is_settled(principal):  # Something may have happened since it was authenticated.
+            watch.check = asyncio.create_task(self._check(watch))
         return watch
 
     def unwatch(self, watch: Watch) -> None:
         if watch.timer:
             watch.timer.cancel()
+        if watch.check:
+            watch.check.cancel()
+        self._operators.discard(watch)
         for subject in watch.principal.subjects:
             same = self._watches.get(subject, set())
             same.discard(watch)
@@ -107,9 +115,20 @@ class Control:
                     logger.warning("Revocations cannot be read: %r", error)
                 failing = True
 
+    async def _check(self, watch: Watch) -> None:
+        """Asks once more who it is, now that nothing can go unheard."""
+        try:
+            now = await in_database(credentials.still_good, watch.principal)
+            changed = now.account != watch.principal.account
+        except Exception as error:  # Revoked, or nobody can say: then it may come back and try.
+            logger.info("A connection is closed again: %r", error)
+            changed = True
+        if changed:
+            watch.end(CloseCode.TOKEN_EXPIRED, "the credential has changed, come back")
+
     async def _check_operators(self) -> None:
         """Signed out, disabled or with a new password: Django's own tables say so."""
-        watched = [w for s, same in self._watches.items() if s.startswith(f"{Kind.OPERATOR}:") for w in same]
+        watched = list(self._operators)
         sessions = {watch.principal.session for watch in watched}
         if not sessions:
             return
@@ -127,7 +146,7 @@ class Control:
         for ended in news:
             code, reason = ENDINGS[ended.reason]
             for watch in self._named(ended.subject):
-                if ended.reason in ONLY_CLOSING or watch.principal.issued_at <= ended.issued_until:
+                if ended.reason is Reason.KICKED or watch.principal.issued_at <= ended.issued_until:
                     watch.end(code, reason)
 
     def _named(self, subject: str) -> list[Watch]:

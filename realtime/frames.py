@@ -15,7 +15,7 @@ class Event:
 
     `body` is the JSON object that clients see, encoded. `exclude` names users who must not get it. `recalls` is the
     offset of a message that no longer counts. `state`: it replaces earlier ones of its topic, so a reader who is
-    behind gets the newest only. Times are epoch seconds.
+    behind gets the newest only. `type` is there where users may mute it. Times are epoch seconds.
     """
 
     topic: str
@@ -26,6 +26,7 @@ class Event:
     recalls: int | None = None
     expires_at: float | None = None
     state: bool = False
+    type: str = ""
     published_at: float = field(default_factory=time.time)
 
     def pack(self) -> list[Any]:
@@ -38,13 +39,14 @@ class Event:
             self.recalls,
             self.expires_at,
             self.state,
+            self.type,
             self.published_at,
         ]
 
     @classmethod
     def unpack(cls, topic: str, packed: Sequence[Any]) -> "Event":
-        body, epoch, offset, exclude, recalls, expires_at, state, published_at = packed
-        return cls(topic, body, epoch, offset, frozenset(exclude), recalls, expires_at, state, published_at)
+        body, epoch, offset, exclude, *rest = packed
+        return cls(topic, body, epoch, offset, frozenset(exclude), *rest)
 
 
 def websocket_frames(bodies: Sequence[bytes]) -> bytes:

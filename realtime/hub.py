@@ -8,13 +8,14 @@ message that it may see once and in order, or is told to reload (`reset`, `recov
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from realtime import metrics, protocol
 from realtime.connections import Connection
 from realtime.frames import Encoding, Event
+from realtime.mutes import Mutes
 from realtime.protocol import CloseCode, Since
 
 REORDER_SECONDS = 0.05  # How long an event may overtake its predecessors before the log is read.
@@ -124,6 +125,7 @@ class Hub:
         self._recovery_bytes = recovery_bytes
         self._join_seconds = join_seconds
         self._topics: dict[str, _Topic] = {}
+        self._muted = Mutes()  # Of the connections that are in topics.
 
     def names(self) -> list[str]:
         """The topics that have a local listener."""
@@ -170,7 +172,10 @@ class Hub:
             self._settle(topic, connection, catch_up)
 
     def unsubscribe(self, connection: Connection, names: Iterable[str]) -> None:
-        for name in connection.topics.intersection(names):
+        left = connection.topics.intersection(names)
+        if left and len(left) == len(connection.topics) and connection.muted:
+            self._muted.remove(connection.muted)
+        for name in left:
             connection.topics.discard(name)
             topic = self._topics[name]
             topic.live.pop(connection, None)
@@ -201,6 +206,8 @@ class Hub:
         elif topic.idle:
             topic.idle.cancel()
             topic.idle = None
+        if not connection.topics and connection.muted:
+            self._muted.add(connection.muted)
         connection.topics.add(name)
         topic.live.pop(connection, None)
         topic.catching_up[connection] = _CatchUp()
@@ -327,7 +334,7 @@ class Hub:
     def _deliver(self, topic: _Topic, events: Sequence[Event]) -> None:
         if topic.shared:
             self._remember(topic, events)
-        fan_out(topic.live, events)
+        fan_out(topic.live, events, self._muted)
         for connection, catch_up in list(topic.catching_up.items()):
             if catch_up.after is not None:
                 _send(connection, _after(events, catch_up.after))
@@ -432,11 +439,14 @@ class Hub:
         self._advance(topic, (), page.head)
 
 
-def fan_out(connections: Iterable[Connection], events: Sequence[Event]) -> None:
-    """Writes events to every connection that may see them, each encoding made once."""
-    if any(event.exclude or event.state for event in events):
+def fan_out(connections: Iterable[Connection], events: Sequence[Event], muted: Container[object] = ()) -> None:
+    """Writes events to every connection that is to get them, each encoding made once.
+
+    `muted`: the types that one of the connections may mute.
+    """
+    if any(event.exclude or event.state or event.type in muted for event in events):
         for event in events:
-            _write([c for c in connections if c.user not in event.exclude], [event])
+            _write([c for c in connections if _is_for(c, event)], [event])
     else:
         _write(connections, events)
     if events:
@@ -471,16 +481,18 @@ def _write(connections: Iterable[Connection], events: Sequence[Event]) -> None:
 
 def _send(connection: Connection, events: Sequence[Event]) -> None:
     if events:
-        fan_out([connection], events)
+        fan_out([connection], events, connection.muted)
 
 
 def _visible(events: Iterable[Event], connection: Connection) -> list[Event]:
     now = time.time()
     return [
-        event
-        for event in events
-        if (event.expires_at is None or event.expires_at > now) and connection.user not in event.exclude
+        event for event in events if (event.expires_at is None or event.expires_at > now) and _is_for(connection, event)
     ]
+
+
+def _is_for(connection: Connection, event: Event) -> bool:
+    return connection.user not in event.exclude and event.type not in connection.muted
 
 
 def _after(events: Iterable[Event], offset: int) -> list[Event]:

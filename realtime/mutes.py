@@ -14,7 +14,7 @@ class Mute:
     def __bool__(self) -> bool:
         return self.all_but or bool(self.types)
 
-    def __contains__(self, type: str) -> bool:
+    def __contains__(self, type: object) -> bool:
         return bool(type) and (type in self.types) is not self.all_but
 
 
@@ -40,5 +40,5 @@ class Mutes:
         else:
             self._types -= Counter(mute.types)  # What nobody mutes any more leaves.
 
-    def __contains__(self, type: str) -> bool:
+    def __contains__(self, type: object) -> bool:
         return bool(type) and (self._all_but > 0 or type in self._types)

@@ -93,6 +93,12 @@ class Archive(Receipt):
     pass
 
 
+class Ack(Action):
+    """The messages that this client has shown."""
+
+    ids: list[UUID]
+
+
 class Refresh(Action):
     token: str
 
@@ -101,7 +107,7 @@ class Logout(Action):
     pass
 
 
-_Actions = Ping | Subscribe | Unsubscribe | Publish | Seen | Read | Unread | Archive | Refresh | Logout
+_Actions = Ping | Subscribe | Unsubscribe | Publish | Seen | Read | Unread | Archive | Ack | Refresh | Logout
 ACTIONS = frozenset(action.__struct_config__.tag for action in _Actions.__args__)
 
 

@@ -21,6 +21,7 @@ from realtime import admission, metrics, protocol, runtime
 from realtime.asgi import Receive, Scope, Send
 from realtime.connections import Connection, PollConnection, StreamConnection
 from realtime.hub import Hub, Subscription
+from realtime.mutes import Mute
 from realtime.protocol import Since
 
 COMMENT_SECONDS = 15.0
@@ -29,6 +30,7 @@ POLL_SECONDS, POLL_MAX_SECONDS = 25, 60
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
     (b"x-accel-buffering", b"no"),  # nginx would hold events back.
 ]
 
@@ -38,13 +40,14 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
     started = False
     task = asyncio.current_task()
     try:
-        async with _admitted(scope, "stream") as principal:
+        async with _admitted(scope, "stream") as (principal, muted):
             names, refused = await _topics(scope, principal)
             resumed_from = admission.headers_of(scope).get("last-event-id") or admission.query_of(scope).get("since")
             since = _parse_place(resumed_from)
             entered: dict[str, Since] = {}  # Who is sent away while catching up comes back to here.
             connection = StreamConnection(
                 user=principal.user,
+                muted=muted,
                 max_backlog=settings.OUTBOX_MAX_BYTES,
                 send=send,
                 abort=lambda: task and task.cancel(),
@@ -78,7 +81,7 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
 async def poll(scope: Scope, receive: Receive, send: Send) -> None:
     """`GET /api/poll` -> `{events, since}`: at once when something is there or `since` lacks a topic."""
     try:
-        async with _admitted(scope, "poll") as principal:
+        async with _admitted(scope, "poll") as (principal, muted):
             names, refused = await _topics(scope, principal)
             query = admission.query_of(scope)
             wait = _wait(query.get("wait"))
@@ -86,6 +89,7 @@ async def poll(scope: Scope, receive: Receive, send: Send) -> None:
             entered: dict[str, Since] = {}
             connection = PollConnection(
                 user=principal.user,
+                muted=muted,
                 max_backlog=settings.OUTBOX_MAX_BYTES,
                 place=lambda: place(entered | hub.places(connection)),
             )
@@ -169,14 +173,14 @@ def _subscribed(found: Subscription) -> bytes:
 
 
 @asynccontextmanager
-async def _admitted(scope: Scope, transport: str) -> AsyncIterator[Principal]:
+async def _admitted(scope: Scope, transport: str) -> AsyncIterator[tuple[Principal, Mute]]:
     gate = runtime.current().gate
     gate.knock()
-    principal = await admission.identify(scope)
+    principal, muted = await admission.identify(scope)
     gate.enter(principal.user)
     metrics.connections.labels(transport).inc()
     try:
-        yield principal
+        yield principal, muted
     finally:
         metrics.connections.labels(transport).dec()
         gate.leave(principal.user)

@@ -2,6 +2,7 @@
 
 import re
 
+from django.db import transaction
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -40,6 +41,7 @@ class UserConnections(APIView):
 
 def _kick(request: Request, subject: str) -> Response:
     caller(request).require_scope("presence:write")
-    revocations.close(subject, Reason.KICKED)
-    audit.record(caller(request), "connections.closed", subject)
+    with transaction.atomic():
+        revocations.close(subject, Reason.KICKED)
+        audit.record(caller(request), "connections.closed", subject)
     return Response(status=204)

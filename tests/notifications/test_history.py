@@ -20,6 +20,8 @@ from notifications import history, retention
 from notifications.idempotency import Claim
 from notifications.log import Draft, accept, publish_due
 from notifications.models import IdempotencyKey, Message, Receipt, Topic
+from notifications.receipts import Deed, receipt, receipt_all
+from notifications.timeline import timeline
 from realtime import bus
 from realtime.frames import Event
 from tests.credentials import mint
@@ -285,7 +287,7 @@ def test_an_unknown_message_is_a_404() -> None:
 
 
 def steps(message_id: str) -> list[str]:
-    return [step["what"] for step in history.timeline(history.get(UUID(message_id)))]
+    return [step["what"] for step in timeline(history.get(UUID(message_id)), None).steps]
 
 
 @pytest.mark.django_db
@@ -301,7 +303,7 @@ def test_the_timeline_tells_what_happened_so_far() -> None:
         recall(plain)
         assert steps(plain) == ["accepted", "published", "recalled"]
         assert steps(short) == ["accepted", "published", "expired"]
-        assert steps(later) == ["accepted", "published"]
+        assert steps(later) == ["accepted", "scheduled", "published"]
 
 
 # --- Plans ----------------------------------------------------------------------------------------
@@ -411,6 +413,11 @@ PLANS: dict[str, Callable[[], Any]] = {
     "a later page of history": lambda: search("user.7", start=NOW - timedelta(days=30), before=(NOW, 8), limit=5),
     "a page of one type and text": lambda: search("user.7", types=["message"], text="page"),
     "a message through the API": lambda: user("alice").get(f"/api/notifications/{uuid_of(NOW, 1)}"),
+    "an inbox": lambda: user("7").get("/api/inbox"),
+    "what is unread in it": lambda: user("7").get("/api/inbox?unread=1"),
+    "what is archived in it": lambda: user("7").get("/api/inbox?archived=1"),
+    "a receipt": lambda: receipt("7", Deed.READ, [uuid_of(NOW - timedelta(days=DAYS), 7)]),
+    "receipts for all": lambda: receipt_all("7", Deed.READ),
     "positions": lambda: history.positions([f"user.{n}" for n in range(10)]),
     "due messages": publish_due,
     "recall by key": lambda: service().delete("/api/notifications?key=order-100"),
@@ -423,7 +430,7 @@ PLANS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.django_db
 def test_every_query_finds_its_rows_by_an_index(full_log: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "ROWS_AT_ONCE", 100)  # As few among our rows as 1000 are among a real log's.
+    monkeypatch.setattr(retention, "ROWS_AT_ONCE", 50)  # As few among our rows as 1000 are among a real log's.
     found: dict[str, list[str]] = {}
     for name, work in PLANS.items():
         with statements() as seen:

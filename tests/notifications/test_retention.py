@@ -18,6 +18,7 @@ from django.utils import timezone
 from notifications import history, retention, tasks
 from notifications.log import Draft, accept, publish_due
 from notifications.models import Message, Receipt, Topic
+from notifications.timeline import timeline
 from realtime import bus
 from realtime.frames import Event
 
@@ -73,7 +74,7 @@ def test_a_recalled_message_is_hidden_at_once_and_purged_after_an_hour(clock: ti
     message_id = send()
     history.recall(Message.objects.filter(pk=message_id))
     assert (seen(), retention.purge()) == ([], 0)
-    assert [step["what"] for step in history.timeline(history.get(UUID(message_id)))][-1] == "recalled"
+    assert [step["what"] for step in timeline(history.get(UUID(message_id)), None).steps][-1] == "recalled"
     clock.shift(timedelta(hours=1))
     assert (retention.purge(), offsets()) == (1, [])
 

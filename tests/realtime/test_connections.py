@@ -24,7 +24,9 @@ from realtime.connections import (
     SocketConnection,
     StreamConnection,
 )
+from realtime.control import Control
 from realtime.hub import Hub
+from realtime.mutes import NOTHING, Mute
 from realtime.protocol import CloseCode, Since
 from realtime.streams import _parse_place, place
 from tests.realtime.fakes import FakeLog, FakeMembership, Recorder, in_virtual_time
@@ -490,8 +492,8 @@ def test_who_is_sent_away_while_catching_up_comes_back_to_where_it_stood(monkeyp
     """Otherwise its place would lack the topic, and it would go on from wherever that is by then."""
     reader = Principal(Kind.SERVICE, "tests", scopes=frozenset({"notifications:read"}))
 
-    async def identify(_scope: Any) -> Principal:
-        return reader
+    async def identify(_scope: Any) -> tuple[Principal, Mute]:
+        return reader, NOTHING
 
     monkeypatch.setattr(hub_module, "HELD_EVENTS", 10)
     monkeypatch.setattr(admission, "identify", identify)
@@ -515,7 +517,7 @@ def test_who_is_sent_away_while_catching_up_comes_back_to_where_it_stood(monkeyp
         for endpoint in (streams.poll, streams.stream):
             world = World()
             world.log.seconds = 0.2
-            house = SimpleNamespace(hub=world.hub, gate=Gate())
+            house = SimpleNamespace(hub=world.hub, gate=Gate(), control=Control())
             monkeypatch.setattr(runtime, "current", lambda house=house: house)
             opening = Recorder()  # Keeps the hub in the topic.
             await world.enter(opening)

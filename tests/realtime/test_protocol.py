@@ -57,7 +57,8 @@ def test_a_frame_becomes_its_action(frame: dict[str, Any], action: protocol.Acti
 
 
 def test_the_actions_are_known_by_name() -> None:
-    assert {"ping", "subscribe", "unsubscribe", "publish", "refresh", "logout"} == protocol.ACTIONS
+    known = {"ping", "subscribe", "unsubscribe", "publish", "seen", "read", "unread", "archive", "ack"}
+    assert known | {"refresh", "logout"} == protocol.ACTIONS
 
 
 @pytest.mark.parametrize("frame", [{"action": "dance"}, {"action": 7}, {"action": None}, {"action": ["ping"]}, {}])

@@ -37,6 +37,7 @@ from tests.realtime.sockets import dial
 from tests.security.town import (
     BOBS_TOPICS,
     CANARY,
+    CLAIM,
     Globex,
     bearer,
     credentials,
@@ -88,6 +89,18 @@ NEEDS: dict[tuple[str, str], str | None] = {
     ("GET", "/api/topics/<topic>/messages"): "notifications:read",
     ("GET", "/api/inbox"): "inbox:read",
     ("POST", "/api/inbox/<deed>"): "inbox:write",
+    ("POST", "/api/inbox/ack"): "inbox:write",
+    ("GET", "/api/users/<user>/preferences"): "users:read",
+    ("PUT", "/api/users/<user>/preferences"): "users:write",
+    ("DELETE", "/api/users/<user>/preferences"): "users:write",
+    ("GET", "/api/tasks"): "tasks:read",
+    ("POST", "/api/tasks"): "tasks:write",
+    ("GET", "/api/tasks/<task_id>"): "tasks:read",
+    ("DELETE", "/api/tasks/<task_id>"): "tasks:write",
+    ("POST", "/api/tasks/<task_id>/retry"): "tasks:write",
+    ("POST", "/api/tasks/<task_id>/progress"): "tasks:write",
+    ("POST", "/api/tasks/<task_id>/done"): "tasks:write",
+    ("POST", "/api/tasks/<task_id>/failed"): "tasks:write",
 }
 # What a caller may do with what is their own: it succeeds, and shows and changes nothing of bob's.
 OWN = {("GET", "/api/tokens"), ("POST", "/api/tickets"), ("DELETE", "/api/token")}
@@ -97,6 +110,7 @@ QUERIES: dict[tuple[str, str], list[str]] = {
     ("GET", "/api/token"): ["user=bob"],
     ("GET", "/api/tokens"): ["user=bob"],
     ("GET", "/api/inbox"): ["user=bob", "user=bob&archived=1"],
+    ("GET", "/api/tasks"): ["user=bob", "user=bob&state=failed"],
 }
 TO_BOB: list[dict[str, Any]] = [
     {"to": to, "data": 1}
@@ -113,6 +127,12 @@ BODIES: dict[tuple[str, str], list[Any]] = {
     ],
     ("PUT", "/api/users/<user>"): [{"name": "mine"}, {"account": "acme"}],
     ("POST", "/api/inbox/<deed>"): [{"user": "bob", "all": True}, {"user": "bob", "ids": ["<message_id>"]}],
+    ("POST", "/api/inbox/ack"): [{"user": "bob", "ids": ["<message_id>"]}],
+    ("PUT", "/api/users/<user>/preferences"): [{CANARY: "off"}],
+    ("POST", "/api/tasks"): [{"user": "bob", "data": "x"}],
+    ("POST", "/api/tasks/<task_id>/progress"): [{"claim": CLAIM, "progress": 0.5}],
+    ("POST", "/api/tasks/<task_id>/done"): [{"claim": CLAIM, "result": 1}],
+    ("POST", "/api/tasks/<task_id>/failed"): [{"claim": CLAIM, "error": "x"}],
 }
 # The admin's pages that any staff may open: none shows a model's data.
 STAFF_PAGES = {"", "login/", "logout/", "password_change/", "password_change/done/", "jsi18n/"}
@@ -152,6 +172,7 @@ def filled(path: str, globex: Globex) -> list[str]:
         "message_id": [globex.message],
         "token_id": [globex.token],
         "connection": [globex.connection],
+        "task_id": globex.tasks,
         "topic": [*BOBS_TOPICS, "session.bob", "control"],
         "object_id": [globex.message, "1", "bob", str(TopicRow.objects.get(name="user.bob").pk)],
         "content_type_id": ["1"],
@@ -361,7 +382,7 @@ def test_a_kind_that_is_not_listed_is_closed_to_everybody_whatever_they_have(top
     everything = user_token("alice", "acme", subscribe=["*"], publish=["*"])
     for caller in (principal(service(SCOPES)), principal(everything)):
         for action in ("subscribe", "publish"):
-            error = refusals_now(caller, action, [topic])[topic]  # type: ignore[arg-type]
+            error = refusals_now(caller, action, [topic])[topic]
             assert error.status in (400, 403)
 
 
@@ -370,7 +391,9 @@ def test_a_kind_that_is_not_listed_is_closed_to_everybody_whatever_they_have(top
 ROOM = "topic.globex-room"
 
 
-def _attempts(bobs_token: str, bobs_room: str, bobs_connection: str, bobs_message: str) -> dict[str, list[tuple[Any, str]]]:
+def _attempts(
+    bobs_token: str, bobs_room: str, bobs_connection: str, bobs_message: str
+) -> dict[str, list[tuple[Any, str]]]:
     """By action: frames that reach for what is bob's, and the event that answers (or the error's code)."""
     theirs = [*BOBS_TOPICS, "control", "user.*", "*"]
     return {
@@ -389,7 +412,7 @@ def _attempts(bobs_token: str, bobs_room: str, bobs_connection: str, bobs_messag
             ({"token": bobs_room}, "wrong_user"),
             ({"token": "ff_x_y"}, "unauthenticated"),
         ],
-        **{deed: [({"ids": [bobs_message]}, "ok or denied")] for deed in ("seen", "read", "unread", "archive")},
+        **{deed: [({"ids": [bobs_message]}, "ok or denied")] for deed in ("seen", "read", "unread", "archive", "ack")},
         "logout": [({"user": "bob"}, "malformed"), ({"connection": bobs_connection}, "malformed")],
     }
 
@@ -401,13 +424,18 @@ def stack() -> Iterator[Stack]:
         stack.start_web()
         for to in ({"user": "bob"}, {"account": "globex"}, {"topic": "globex-room"}):
             stack.send(to, CANARY)
-        with stack.client(key=stack.token("bob", "globex")) as bob, stack.client(key=stack.token("alice", "acme")) as alice:
+        with (
+            stack.client(key=stack.token("bob", "globex")) as bob,
+            stack.client(key=stack.token("alice", "acme")) as alice,
+        ):
             assert bob.get("/api/notifications").status_code == alice.get("/api/notifications").status_code == 200
         time.sleep(1)  # Bob was a target before his account was known: that moved him, which ends connections.
         yield stack
 
 
-def _tokens(stack: Stack) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def given(stack: Stack) -> dict[str, str]:
+    """Credentials by who holds them."""
     mint = stack.token
     with stack.client() as client:
 
@@ -430,9 +458,10 @@ def test_of_every_action_it_is_known_what_it_does_with_what_is_anothers(stack: S
     assert set(_attempts("", "", "", "")) == ACTIONS, "Say what a new action does with what is bob's."
 
 
-@pytest.mark.parametrize("name", ["alice", "alice's scoped token", "a token of no user", "a service that may nothing else"])
-def test_no_action_gets_at_what_is_another_accounts(stack: Stack, name: str) -> None:
-    given = _tokens(stack)
+@pytest.mark.parametrize(
+    "name", ["alice", "alice's scoped token", "a token of no user", "a service that may nothing else"]
+)
+def test_no_action_gets_at_what_is_another_accounts(stack: Stack, given: dict[str, str], name: str) -> None:
     async def live() -> None:
         web = stack.web[0]
         async with dial(web, given["bob"]) as bob, dial(web, given[name]) as caller:
@@ -469,10 +498,10 @@ async def _answer(caller: Any, ref: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", sorted(waiting))
 @pytest.mark.parametrize("method", METHODS)
-def test_what_waits_denies_the_same(stack: Stack, path: str, method: str) -> None:
-    given = {name: text for name, text in _tokens(stack).items() if "bob" not in name}
+def test_what_waits_denies_the_same(stack: Stack, given: dict[str, str], path: str, method: str) -> None:
+    others = {name: text for name, text in given.items() if not name.startswith("bob")}
     place = "eyJ1c2VyLmJvYiI6W251bGwsMF19"  # {"user.bob": [null, 0]}
-    for name, text in {"nobody": None, "nonsense": "nonsense", **given}.items():
+    for name, text in {"nobody": None, "nonsense": "nonsense", **others}.items():
         for query in (f"topics={','.join(BOBS_TOPICS)}", f"topics=user.bob&since={place}", "topics=control"):
             headers = {"Authorization": f"Bearer {text}"} if text else {}
             url = f"{stack.web[0].url}{path}?{query}&wait=0"

@@ -6,9 +6,11 @@ checks, on the running server.
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -35,7 +37,7 @@ from notifications.log import Draft, accept
 from tests.security.town import service
 from tests.servers import Stack
 
-EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "25"))  # For each operation, good and bad alike.
+EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "20"))  # For each operation, good and bad alike.
 CHECKS: list[Any] = [
     not_a_server_error,
     status_code_conformance,
@@ -61,10 +63,10 @@ def _document() -> dict[str, Any]:
 DOCUMENT = _document()
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
 SCHEMA.app = WSGIHandler()
-OPERATIONS: list[APIOperation[Any, Any, Any, Any]] = [result.ok() for result in SCHEMA.get_all_operations()]
+OPERATIONS: list[APIOperation[Any, Any, Any, Any]] = [cast(Any, result).ok() for result in SCHEMA.get_all_operations()]
 
 
-def _check(case: Case, reply: Any, mode: GenerationMode) -> None:
+def _check(case: Case[Any], reply: Any, mode: GenerationMode) -> None:
     """Also that what the schema does not allow is refused; the items of a batch are, each for itself."""
     refused = mode.is_negative and case.operation.path != "/api/notifications/batch"
     case.validate_response(reply, checks=[*CHECKS, *([negative_data_rejection] if refused else [])])
@@ -92,7 +94,43 @@ def test_every_answer_is_one_that_the_schema_describes(operation: Any, mode: Gen
 
     @given(case=operation.as_strategy(mode))
     @BOUNDED
-    def run(case: Case) -> None:
+    def run(case: Case[Any]) -> None:
         _check(case, case.call(headers={"Authorization": f"Bearer {key}"}), mode)
+
+    run()
+
+
+# --- What waits -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    folder = TemporaryDirectory(prefix="s", dir=os.environ["FANFARE_TEST_FOLDER"])
+    with folder as path, Stack(Path(path) / "schema", RATE_USER="") as stack:
+        stack.start_web()
+        yield stack
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mode", GenerationMode)
+@pytest.mark.parametrize("operation", [one for one in OPERATIONS if one.path in waiting], ids=lambda one: one.label)
+def test_what_waits_answers_as_the_schema_describes(operation: Any, mode: GenerationMode, stack: Stack) -> None:
+    credential = stack.token("alice", "acme")
+
+    @given(case=operation.as_strategy(mode))
+    @BOUNDED
+    def run(case: Case[Any]) -> None:
+        query = dict(case.query or {})
+        if str(query.get("wait", "25")).isdigit():
+            query["wait"] = "0"  # Nobody has the time.
+        headers = {name.encode(): str(value).strip().encode() for name, value in (case.headers or {}).items()}
+        headers[b"authorization"] = f"Bearer {credential}".encode()
+        url = f"{stack.web[0].url}{case.operation.path}?{urlencode(query, doseq=True)}"
+        with suppress(httpx.LocalProtocolError), httpx.stream("GET", url, headers=headers, timeout=10) as reply:
+            if reply.status_code == 200 and case.operation.path == "/api/stream":
+                assert reply.headers["Content-Type"].startswith("text/event-stream")
+                return
+            reply.read()
+            case.validate_response(reply, checks=CHECKS)
 
     run()

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 from django.contrib.auth.models import User as OperatorRow
 from django.test import Client
+from django.utils import timezone
 
 from accounts import api_keys, audit, tokens, users
 from accounts.credentials import authenticate
@@ -14,8 +16,9 @@ from accounts.models import AuditEntry, Revocation, Token, User
 from accounts.principals import Principal
 from accounts.shapes import UserChange
 from notifications.log import Draft, accept
-from notifications.models import Marker, Message, Receipt, Topic
+from notifications.models import Marker, Message, Receipt, Task, Topic
 
+CLAIM = "claim-of-bobs-task"
 CANARY = "canary-7f3a"  # Stands in everything that is bob's or his account's.
 TTL = 600
 BOBS_TOPICS = ("user.bob", "account.globex", "topic.globex-room")
@@ -69,6 +72,7 @@ class Globex:
 
     message: str = ""
     token: str = ""
+    tasks: list[str] = field(default_factory=list)  # One has failed, one runs.
     connection: str = field(default_factory=lambda: uuid4().hex)
 
     def __post_init__(self) -> None:
@@ -80,6 +84,11 @@ class Globex:
         self.message = str(results[0].accepted[0].id)
         row, _ = tokens.issue(None, ttl=TTL, user="bob", subscribe=[f"topic.{CANARY}"], scoped=True)
         self.token = str(row.id)
+        given = {"user": "bob", "type": CANARY, "payload": f'"{CANARY}"', "note": CANARY, "claim": CLAIM}
+        for state in (Task.State.FAILED, Task.State.RUNNING):
+            later = timezone.now() + timedelta(minutes=5)
+            self.tasks.append(str(Task.objects.create(**given, state=state, lease_until=later).pk))
+        bearer(service(["users:write"])).put("/api/users/bob/preferences", {CANARY: "inbox"}, "application/json")
         audit.record(None, CANARY, "user:bob", after={CANARY: CANARY})
 
     def state(self) -> Any:
@@ -90,6 +99,7 @@ class Globex:
             list(User.objects.filter(pk="bob").values()),
             list(Receipt.objects.filter(user="bob").order_by("pk").values()),
             list(Marker.objects.filter(user="bob").order_by("pk").values()),
+            list(Task.objects.filter(user="bob").order_by("pk").values()),
             list(Token.objects.filter(user="bob").order_by("pk").values()),
             Revocation.objects.exclude(subject__startswith="token:").count(),
             Revocation.objects.filter(subject=f"token:{self.token}").count(),
