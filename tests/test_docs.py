@@ -260,7 +260,7 @@ def run_example(block: str, stack: Stack, prelude: str = STRICT_CURL) -> subproc
 
 CURL_BLOCKS = [
     pytest.param(block, id=f"{page.stem}-{number}")
-    for page in (README, IDENTITY, NOTIFICATIONS, PROTOCOL, ROOT / "docs/tasks.md")
+    for page in (README, IDENTITY, NOTIFICATIONS, PROTOCOL, ROOT / "docs/tasks.md", ROOT / "docs/inbox.md")
     for number, block in enumerate(block for block in blocks(page, "bash") if "curl " in block)
     if "/api/stream" not in block
 ]

@@ -323,7 +323,9 @@ def test_pauses_grow_with_full_jitter_up_to_a_cap(handle: Callable[..., None], s
         assert max(pauses) - min(pauses) > most / 100
 
 
-@pytest.mark.parametrize("result", [object(), "x" * 70_000, {"a": float("inf")}, 2**70], ids=str)
+@pytest.mark.parametrize(
+    "result", [object(), "x" * 70_000, {"a": float("inf")}, 2**70], ids=["no JSON", "too long", "infinite", "too large"]
+)
 def test_a_result_that_cannot_be_stored_fails_or_is_null(handle: Callable[..., None], result: Any) -> None:
     handle(lambda payload, progress: result)
     task = run(create())
