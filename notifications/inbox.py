@@ -13,7 +13,20 @@ from typing import Any, Self
 
 import msgspec
 from django.conf import settings
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import (
+    BooleanField,
+    Case,
+    Count,
+    ExpressionWrapper,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+    Sum,
+    Value,
+    When,
+)
+from django.db.models.functions import Coalesce
 
 from accounts.models import User
 from notifications import preferences
@@ -71,7 +84,7 @@ class Source:
 
     def read(self) -> Q:
         below = Q(offset__lte=self.marker.read_to) & ~self._has_receipt(Q(unread=True))
-        return below | Q(self._has_receipt(READ))
+        return below | self._has_receipt(READ)
 
     def never(self, *deeds: str) -> Q:
         """Above the user's markers of all these deeds, and without a receipt of any."""
@@ -79,11 +92,17 @@ class Source:
         passed = {"archived": marker.archived_to, "read": marker.read_to, "seen": max(marker.seen_to, marker.read_to)}
         told = {"archived": ARCHIVED, "read": READ, "seen": Q(seen_at__isnull=False) | READ | Q(unread=True)}
         receipt = self._has_receipt(reduce(or_, (told[deed] for deed in deeds)))
-        return Q(offset__gt=max(passed[deed] for deed in deeds)) & ~Q(receipt)
+        return Q(offset__gt=max(passed[deed] for deed in deeds)) & ~receipt
 
-    def _has_receipt(self, told: Q) -> Exists:
-        """For what few messages have not: looked up one by one, in the order that is asked for."""
-        return Exists(Receipt.objects.filter(told, message=OuterRef("pk"), user=self.marker.user))
+    def _has_receipt(self, told: Q) -> Q:
+        """For what few messages have not: looked up one by one, in the order that is asked for.
+
+        Not by EXISTS: PostgreSQL would make a join of that, and one that compares all with all where its statistics
+        do not yet know of the user's receipts.
+        """
+        mine = Receipt.objects.filter(message=OuterRef("pk"), user=self.marker.user)
+        says = mine.values_list(ExpressionWrapper(told, BooleanField()))
+        return Q(Coalesce(Subquery(says), Value(False)))
 
     def _one_of(self, told: Q) -> Q:
         """For what few messages have: found by the receipts."""
@@ -180,15 +199,18 @@ def _since(user: User, rank: int) -> datetime | None:
 
 
 def _count(source: Source) -> tuple[int, int]:
-    """How many are unread, and how many of these unseen, each up to one more than COUNTED."""
+    """How many are unread, and how many of these unseen, each up to one more than COUNTED; mostly in one query."""
     above, again = source.states(unread=True, archived=False)
-    unread = _up_to_counted(source.messages(above))
-    unseen = unread and _up_to_counted(source.messages(source.never("archived", "seen")))
+    fresh = Case(When(source.never("seen"), then=1), default=0)
+    # The oldest first: people read the newest, so what waits is there.
+    some = source.messages(above).annotate(fresh=fresh).order_by("offset").values("fresh")[: COUNTED + 1]
+    unread, unseen = some.aggregate(unread=Count("*"), unseen=Sum("fresh", default=0)).values()
+    if unread > COUNTED > unseen:
+        unseen = _up_to_counted(source.messages(source.never("archived", "seen")))
     if unread <= COUNTED and source.marker.read_to:
         unread += _up_to_counted(source.messages(again))
     return unread, unseen
 
 
 def _up_to_counted(found: QuerySet[Message]) -> int:
-    # The oldest first: people read the newest, so what waits is there.
     return found.order_by("offset").values("pk")[: COUNTED + 1].count()
