@@ -13,6 +13,8 @@ from django.conf import LazySettings
 from accounts import checks, issuer_settings
 from tests.accounts.jwks_server import signing_key
 
+pytestmark = pytest.mark.any_database
+
 SECRET = "a secret of 32 bytes, for the tests"
 
 

@@ -17,6 +17,8 @@ from accounts.principals import Kind
 from tests.accounts.jwks_server import JwksServer, SigningKey, signing_key
 from tests.accounts.spoiled_tokens import ISSUER, good, spoiled, without
 
+pytestmark = pytest.mark.any_database
+
 SECRET = "a secret of 32 bytes, for the tests"
 DAY = 24 * 3600
 

@@ -14,6 +14,8 @@ import pytest
 from accounts import jwks
 from tests.accounts.jwks_server import JwksServer, SigningKey, signing_key
 
+pytestmark = pytest.mark.any_database
+
 SECRET = b"a secret of 32 bytes, for the tests"
 
 

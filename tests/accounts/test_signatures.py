@@ -6,6 +6,8 @@ import pytest
 
 from accounts.signatures import TOLERANCE, sign, verify
 
+pytestmark = pytest.mark.any_database
+
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 ID, BODY = "msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}'
 

@@ -30,7 +30,7 @@ from tests.realtime.raw import PATIENCE, Raw, http, request, upgrade
 from tests.realtime.sockets import Socket, dial
 from tests.servers import Stack, Web, eventually
 
-pytestmark = pytest.mark.xdist_group("control")  # One stack serves all of them.
+pytestmark = [pytest.mark.any_database, pytest.mark.xdist_group("control")]  # One stack serves all of them.
 
 SECOND = 1.0
 WAYS = ("socket", "stream", "poll")
@@ -86,6 +86,14 @@ class Held:
         self._ends: dict[str, Future[tuple[int, float]]] = {}
 
     def __enter__(self) -> "Held":
+        try:
+            self._open()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _open(self) -> None:
         for web in self.stack.web:
             before = inside(web)["connections"]
             for way in WAYS:
@@ -95,7 +103,6 @@ class Held:
                 read = self._socket_end if way == "socket" else self._http_end
                 self._ends[f"{way} of {web.number}"] = self._threads.submit(read, client)
             eventually(lambda web=web, all=before + 3: inside(web)["connections"] == all, PATIENCE)  # type: ignore[misc]
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._clients.close()
@@ -299,6 +306,8 @@ def test_a_user_who_is_kicked_out_has_a_good_credential_still(stack: Stack) -> N
         since = done(ask(stack.web[0], stack.api_key, "/api/presence/kim/connections", "DELETE"))
         held.check(CloseCode.KICKED, since)
         assert others.still_open()
+    for web in stack.web:
+        eventually(lambda web=web: not inside(web)["connections"], PATIENCE)  # type: ignore[misc]
     with Held(stack, bearer(token)) as back:
         assert all(ask(web, token, "/api/users/kim").status_code == 200 for web in stack.web)
         time.sleep(SECOND)

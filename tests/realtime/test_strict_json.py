@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from realtime.strict_json import MAX_DEPTH, MAX_INTEGER, MIN_INTEGER, RefusedJSON, loads
 
+pytestmark = pytest.mark.any_database
+
 MIB = 1024 * 1024
 PATIENCE = 30.0  # Seconds, for 8 MiB on a busy machine; what is quadratic takes hours.
 

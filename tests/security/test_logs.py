@@ -22,6 +22,8 @@ from tests.realtime.sockets import dial
 from tests.security.town import CANARY
 from tests.servers import Stack, Web
 
+pytestmark = pytest.mark.any_database
+
 SERVERS = ["uvicorn", "plain-uvicorn"]
 TIMEOUT = 15
 OPERATOR = """
