@@ -1,7 +1,9 @@
 """The product as it runs: real web processes, worker and beat on a database and a Valkey of their own."""
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,8 +22,46 @@ import psycopg
 from tests.services import start_valkey
 
 ROOT = Path(__file__).resolve().parent.parent
+TEMPLATE = "stack_template"
 READY_SECONDS = 40
 STOP_SECONDS = 15
+
+
+def start_from_template(home: Path) -> str:
+    """A home with secrets and a migrated database -> the API key in it. It is made once for all stacks of a run."""
+    folder = Path(os.environ["FANFARE_TEST_FOLDER"]) / "template"
+    folder.mkdir(exist_ok=True)
+    key = folder / "key"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not key.exists():
+            environment = {**os.environ, "FANFARE_HOME": str(folder / "home")}
+            if "DATABASE_URL" in os.environ:
+                environment["DATABASE_URL"] = create_database(TEMPLATE)
+            manage(environment, "migrate", "-v0")
+            key.write_text(manage(environment, "apikey", "create", "tests").strip())
+    shutil.copytree(folder / "home", home, dirs_exist_ok=True)
+    return key.read_text()
+
+
+def create_database(name: str, options: str = "") -> str:
+    """A database in the run's PostgreSQL -> its URL."""
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} {options}")
+    address, _, query = os.environ["DATABASE_URL"].partition("?")
+    return f"{address.rpartition('/')[0]}/{name}?{query}"
+
+
+def manage(environment: dict[str, str], *arguments: str) -> str:
+    """Runs a management command -> what it printed."""
+    return subprocess.run(
+        [sys.executable, ROOT / "manage.py", *arguments],
+        env=environment,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=READY_SECONDS,
+    ).stdout
 
 
 class Stack:
@@ -45,14 +85,10 @@ class Stack:
 
     def __enter__(self) -> Self:
         self.valkey.start()
+        self.api_key = start_from_template(self.home)
         if "DATABASE_URL" in os.environ:
             self._database = f"stack_{uuid.uuid4().hex[:12]}"
-            with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:
-                connection.execute(f"CREATE DATABASE {self._database}")
-            address, _, query = os.environ["DATABASE_URL"].partition("?")
-            self.environment["DATABASE_URL"] = f"{address.rpartition('/')[0]}/{self._database}?{query}"
-        self.manage("migrate", "-v0")
-        self.api_key = self.manage("apikey", "create", "tests").strip()
+            self.environment["DATABASE_URL"] = create_database(self._database, f"TEMPLATE {TEMPLATE}")
         return self
 
     def __exit__(
@@ -69,14 +105,7 @@ class Stack:
 
     def manage(self, *arguments: str) -> str:
         """Runs a management command -> what it printed."""
-        return subprocess.run(
-            [sys.executable, ROOT / "manage.py", *arguments],
-            env=self.environment,
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=READY_SECONDS,
-        ).stdout
+        return manage(self.environment, *arguments)
 
     def python(self, code: str) -> str:
         """Runs code with Django set up -> what it printed."""
