@@ -6,15 +6,15 @@ message that it may see once and in order, or is told to reload (`reset`, `recov
 """
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from realtime import metrics, protocol
 from realtime.connections import Connection
-from realtime.frames import Encoding, Event
+from realtime.fanout import after, fan_out, send, visible
+from realtime.frames import Event
 from realtime.mutes import Mutes
 from realtime.protocol import CloseCode, Since
 
@@ -168,7 +168,7 @@ class Hub:
                 connection.send(protocol.subscribed(topic.name, topic.epoch, subscription.offset, recovered=True))
             catch_up.after = subscription.offset
             held, catch_up.held = catch_up.held, []
-            _send(connection, _after(held, subscription.offset))
+            send(connection, after(held, subscription.offset))
             self._settle(topic, connection, catch_up)
 
     def unsubscribe(self, connection: Connection, names: Iterable[str]) -> None:
@@ -245,7 +245,7 @@ class Hub:
             return Subscription(topic.name, topic.epoch, topic.position, recovered=True)
         known = since.epoch == topic.epoch or (since.epoch is None and since.offset == 0)
         if known and topic.shared and topic.recent_after <= since.offset < topic.position:
-            missed = _visible(_after(topic.recent, since.offset), connection)
+            missed = visible(after(topic.recent, since.offset), connection)
             if not self._is_too_much(missed):
                 return Subscription(topic.name, topic.epoch, topic.position, recovered=True, missed=missed)
         return await self._find_in_log(topic, connection, since)
@@ -258,7 +258,7 @@ class Hub:
             if page.epoch != topic.epoch:
                 self._start_repair(topic)
             known = since.epoch == page.epoch or (since.epoch is None and since.offset == 0)
-            missed += _visible(page.events, connection)
+            missed += visible(page.events, connection)
             if not known or self._is_too_much(missed) or not page.tail - 1 <= offset <= page.head:
                 return Subscription(topic.name, page.epoch, page.head, recovered=False)
             if page.through == page.head:
@@ -319,7 +319,7 @@ class Hub:
         """Sends what was read, up to `through`, then what waited ahead as far as it is without a gap."""
         if topic.position is None or through is None:
             return
-        due = _after(events, topic.position)
+        due = after(events, topic.position)
         topic.position = max(topic.position, through)
         while (event := topic.ahead.pop(topic.position + 1, None)) is not None:
             topic.position += 1
@@ -337,7 +337,7 @@ class Hub:
         fan_out(topic.live, events, self._muted)
         for connection, catch_up in list(topic.catching_up.items()):
             if catch_up.after is not None:
-                _send(connection, _after(events, catch_up.after))
+                send(connection, after(events, catch_up.after))
                 self._settle(topic, connection, catch_up)
             elif len(catch_up.held) + len(events) <= HELD_EVENTS:
                 catch_up.held.extend(events)
@@ -437,64 +437,3 @@ class Hub:
                 catch_up.after = page.head
                 self._settle(topic, connection, catch_up)
         self._advance(topic, (), page.head)
-
-
-def fan_out(connections: Iterable[Connection], events: Sequence[Event], muted: Container[object] = ()) -> None:
-    """Writes events to every connection that is to get them, each encoding made once.
-
-    `muted`: the types that one of the connections may mute.
-    """
-    if any(event.exclude or event.state or event.type in muted for event in events):
-        for event in events:
-            _write([c for c in connections if _is_for(c, event)], [event])
-    else:
-        _write(connections, events)
-    if events:
-        metrics.send_lag.observe(max(0.0, time.time() - events[0].published_at))
-
-
-def _write(connections: Iterable[Connection], events: Sequence[Event]) -> None:
-    bodies, state = [event.body for event in events], events[0].state
-    made: dict[Encoding, object] = {}
-    encoding: Encoding | None = None
-    data: object = None
-    count = 0
-    # A copy: a connection that turns out to be too slow leaves its topics while we go through them.
-    for connection in list(connections):
-        if connection.encoding is not encoding:
-            encoding = connection.encoding
-            if encoding not in made:
-                made[encoding] = encoding(bodies)
-            data = made[encoding]
-        try:
-            if state:
-                connection.write_newest(events[0].topic, data)
-            else:
-                connection.write(data)
-        except Exception:  # Whatever broke there: the others get the events, and this one comes back for them.
-            metrics.drops.labels("broken_connection").inc(len(events))
-            asyncio.get_running_loop().call_soon(connection.close, CloseCode.UNAVAILABLE, "try again soon")
-            continue
-        count += 1
-    metrics.deliveries.inc(count * len(events))
-
-
-def _send(connection: Connection, events: Sequence[Event]) -> None:
-    if events:
-        fan_out([connection], events, connection.muted)
-
-
-def _visible(events: Iterable[Event], connection: Connection) -> list[Event]:
-    now = time.time()
-    return [
-        event for event in events if (event.expires_at is None or event.expires_at > now) and _is_for(connection, event)
-    ]
-
-
-def _is_for(connection: Connection, event: Event) -> bool:
-    return connection.user not in event.exclude and event.type not in connection.muted
-
-
-def _after(events: Iterable[Event], offset: int) -> list[Event]:
-    """Those that come after a position; what has no offset always does."""
-    return [event for event in events if event.offset is None or event.offset > offset]

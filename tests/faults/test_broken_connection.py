@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from realtime.hub import fan_out
+from realtime.fanout import fan_out
 from realtime.protocol import CloseCode
 from tests.realtime.fakes import FakeLog, Recorder, in_virtual_time
 
