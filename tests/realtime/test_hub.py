@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from realtime import fanout
 from realtime import hub as hub_module
 from realtime.frames import Event
 from realtime.hub import Hub, Subscription
@@ -28,7 +29,7 @@ def virtual_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         def time() -> float:
             return asyncio.get_event_loop().time()
 
-    monkeypatch.setattr(hub_module, "time", Clock)
+    monkeypatch.setattr(fanout, "time", Clock)
 
 
 class World:

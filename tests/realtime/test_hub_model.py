@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from realtime import fanout, protocol
 from realtime import hub as hub_module
-from realtime import protocol
 from realtime.connections import Connection
 from realtime.frames import Event
 from realtime.hub import Hub, _Topic
@@ -411,7 +411,7 @@ def small_bounds() -> Iterator[None]:
             def time() -> float:
                 return asyncio.get_event_loop().time()
 
-        patch.setattr(hub_module, "time", Clock)
+        patch.setattr(fanout, "time", Clock)
         for name, value in SMALL.items():
             patch.setattr(hub_module, name, value)
         yield
