@@ -378,8 +378,8 @@ def test_a_stream_and_a_poll_end_when_their_credential_does(stack: Stack, way: s
 
 
 async def test_a_fresh_token_keeps_a_socket_open_beyond_the_old_ones_end_without_a_gap(stack: Stack) -> None:
-    async with dial(stack.web[0], stack.token("fred", ttl=5)) as fred:
-        said = await fred.ask("ok", action="refresh", token=stack.token("fred", ttl=9))
+    async with dial(stack.web[0], stack.token("fred", ttl=8)) as fred:
+        said = await fred.ask("ok", action="refresh", token=stack.token("fred", ttl=12))
         ends_at = said["expires_at"]
         number = 0
         while time.time() < ends_at - 1:
