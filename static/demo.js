@@ -1,24 +1,20 @@
 /** The demo page: one panel for each user, with a connection and a credential of its own. */
 
 import { connect } from "./fanfare.js";
+import { Inbox } from "./demo_inbox.js";
+import { Api, announce, from, made, routeOf, showTime, textOf, title } from "./demo_page.js";
+import { Tasks } from "./demo_tasks.js";
 
 const REMEMBERED = 20; // Messages of each topic that a reload shows again.
 const SHOWN = 60;
-const NEWS = 5;
-const COUNTED = 99;
 const TOASTS = 2;
-const SPOKEN = 3;
 const TOAST_MS = 6000;
-const TEXT_MAX = 2000;
 
 const room = document.body.dataset.room;
-const csrfToken = document.querySelector('meta[name="csrf-token"]').content;
 
 class Panel {
   #messages = []; // Newest first: {message, item, at}.
   #recalled = []; // Ids.
-  #unseen = []; // Since the bell was last opened,
-  #inNews = []; // and what it has shown since.
   #client;
   #retry;
   #wasOffline = false;
@@ -27,15 +23,11 @@ class Panel {
     this.user = section.dataset.user;
     this.name = title(this.user);
     this.section = section;
-    this.bell = section.querySelector(".bell");
-    this.news = section.querySelector(".news");
+    this.api = new Api(this.user);
     this.list = section.querySelector(".messages");
     this.toasts = section.querySelector(".toasts");
     this.form = section.querySelector(".composer");
     this.note = section.querySelector(".note");
-    this.bell.addEventListener("click", () => this.#openNews(this.news.hidden));
-    section.addEventListener("keydown", ({ key }) => key === "Escape" && !this.news.hidden && this.#leaveNews());
-    document.addEventListener("pointerdown", ({ target }) => this.#isNews(target) || this.#openNews(false));
     this.form.addEventListener("submit", (event) => this.#send(event));
   }
 
@@ -45,19 +37,22 @@ class Panel {
     for (const topic of [`user.${this.user}`, room, "all"]) {
       topics[topic] = await this.#load(topic).catch((error) => this.#notLoaded(error));
     }
-    const client = connect({ topics, getToken: () => getToken(this.user) });
+    const client = connect({ topics, getToken: () => this.api.freshToken() });
     client.addEventListener("state", ({ detail }) => this.#showState(detail));
     client.addEventListener("message", ({ detail }) => this.#receive(detail));
     client.addEventListener("recalled", ({ detail }) => this.#recall(detail.id));
     client.addEventListener("reset", ({ detail }) => this.#reload(detail.topic));
     client.addEventListener("error", ({ detail }) => this.#showError(detail));
+    const say = (text) => this.#say(text);
+    const onOpen = () => this.toasts.replaceChildren();
+    this.inbox = new Inbox(this.section, { name: this.name, api: this.api, client, onOpen, say });
+    this.tasks = new Tasks(this.section, { name: this.name, api: this.api, client, say });
     this.#client = client;
   }
 
   /** The last messages of a topic into the list; resolves with the position after them. */
   async #load(topic) {
-    const headers = { Authorization: `Bearer ${await getToken(this.user)}` };
-    const read = (query) => getJSON(`/api/topics/${encodeURIComponent(topic)}/messages?${query}`, { headers });
+    const read = (query) => this.api.get(`/api/topics/${encodeURIComponent(topic)}/messages?${query}`);
     const { head } = await read("limit=1");
     const { epoch, messages } = await read(`since=${Math.max(0, head - REMEMBERED)}&limit=${REMEMBERED}`);
     for (const message of messages) this.#add(message);
@@ -79,9 +74,6 @@ class Panel {
     item.classList.add("new");
     this.#toast(message);
     announce(`${this.name}: new from ${from(message)}: ${textOf(message)}`);
-    if (!this.news.hidden) return this.#listNews([message, ...this.#inNews]); // Seen as it comes.
-    this.#unseen = [message, ...this.#unseen].slice(0, COUNTED + 1);
-    this.#countNews();
   }
 
   /** The new item, in its place by time; nothing when the message is there already, or too old to be shown. */
@@ -89,12 +81,11 @@ class Panel {
     if (this.#recalled.includes(message.id)) return undefined; // While it was being loaded.
     if (this.#messages.some((other) => other.message.id === message.id)) return undefined;
     const at = new Date(message.created_at);
-    const item = document.getElementById("message").content.firstElementChild.cloneNode(true);
+    const item = made("message");
     item.querySelector(".from").textContent = message.sender === this.user ? "You" : from(message);
-    item.querySelector(".route").textContent = this.#route(message);
+    item.querySelector(".route").textContent = routeOf(message, this.user);
     item.querySelector(".text").textContent = textOf(message);
-    item.querySelector("time").textContent = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-    item.querySelector("time").dateTime = message.created_at;
+    showTime(item.querySelector("time"), message.created_at);
     item.classList.toggle("own", message.sender === this.user);
     const found = this.#messages.findIndex((other) => other.at <= at);
     const place = found < 0 ? this.#messages.length : found;
@@ -109,68 +100,18 @@ class Panel {
     this.#remove(({ message }) => message.id === id);
   }
 
-  #route({ topic, type }) {
-    const kind = type === "message" ? [] : [type];
-    return [...kind, ...(topic === `user.${this.user}` ? [] : ["to everyone"])].join(" · ");
-  }
-
   #remove(matches) {
     for (const entry of this.#messages.filter(matches)) entry.item.remove();
     this.#messages = this.#messages.filter((entry) => !matches(entry));
-    this.#unseen = this.#unseen.filter((message) => !matches({ message }));
-    this.#countNews();
   }
 
   #toast(message) {
     const toast = document.createElement("p");
     toast.className = "toast";
-    toast.append(...inShort(message));
+    toast.append(strong(from(message)), ` ${textOf(message)}`);
     this.toasts.append(toast);
     while (this.toasts.children.length > TOASTS) this.toasts.firstElementChild.remove();
     setTimeout(() => toast.remove(), TOAST_MS);
-  }
-
-  #countNews() {
-    const count = this.#unseen.length;
-    const badge = this.bell.querySelector(".count");
-    badge.hidden = count === 0;
-    badge.textContent = count > COUNTED ? `${COUNTED}+` : `${count}`;
-    this.bell.querySelector(".bell-label").textContent = `Notifications of ${this.name}: ${count || "none"} new`;
-  }
-
-  /** Looking is seeing: opening the bell sets its count back. */
-  #openNews(open) {
-    if (open === !this.news.hidden) return;
-    this.news.hidden = !open;
-    this.bell.setAttribute("aria-expanded", `${open}`);
-    if (open) this.#listNews(this.#unseen);
-    this.toasts.replaceChildren();
-    for (const { item } of this.#messages) item.classList.remove("new");
-    this.#unseen = [];
-    this.#countNews();
-  }
-
-  #listNews(messages) {
-    this.#inNews = messages.slice(0, SHOWN);
-    const items = this.#inNews.slice(0, NEWS).map((message) => {
-      const item = document.createElement("li");
-      const lines = item.appendChild(document.createElement("span"));
-      lines.append(...inShort(message));
-      return item;
-    });
-    this.news.querySelector("ul").replaceChildren(...items);
-    const more = messages.length - items.length;
-    this.news.querySelector(".empty").textContent = more ? `and ${more} more, in the list.` : "Nothing new.";
-    this.news.querySelector(".empty").hidden = messages.length > 0 && more === 0;
-  }
-
-  #leaveNews() {
-    this.#openNews(false);
-    this.bell.focus();
-  }
-
-  #isNews(target) {
-    return this.news.contains(target) || this.bell.contains(target);
   }
 
   async #send(event) {
@@ -227,55 +168,10 @@ class Panel {
   }
 }
 
-async function getToken(user) {
-  const { token } = await getJSON("/demo/token", {
-    method: "POST",
-    headers: { "Content-Type": "application/json", "X-CSRFToken": csrfToken },
-    body: JSON.stringify({ user }),
-  });
-  return token;
-}
-
-/** The JSON of a reply; rejects with the reason that the server gave. */
-async function getJSON(url, options) {
-  const reply = await fetch(url, { ...options, signal: AbortSignal.timeout(10_000) });
-  const body = await reply.json().catch(() => null);
-  if (!reply.ok || !body) throw new Error(body?.error?.message ?? `The server answered ${reply.status}.`);
-  return body;
-}
-
-function from({ sender }) {
-  return sender ? title(sender) : "An application";
-}
-
-/** What a message says, as text: `data` may be any JSON, from anyone. */
-function textOf({ data }) {
-  const text = typeof data === "string" ? data : data?.text;
-  return (typeof text === "string" ? text : JSON.stringify(data)).slice(0, TEXT_MAX);
-}
-
-/** Who and what, for one or two lines. */
-function inShort(message) {
-  const who = document.createElement("strong");
-  who.textContent = from(message);
-  return [who, ` ${textOf(message)}`];
-}
-
-function title(user) {
-  return user.charAt(0).toUpperCase() + user.slice(1);
-}
-
-let announcements = [];
-
-/** Into the page's one live region; what comes close together is read together. */
-function announce(text) {
-  if (announcements.push(text) > 1) return;
-  setTimeout(() => {
-    const more = announcements.length - SPOKEN;
-    const texts = announcements.slice(0, SPOKEN);
-    document.getElementById("live").textContent = [...texts, ...(more > 0 ? [`and ${more} more.`] : [])].join("\n");
-    announcements = [];
-  }, 300);
+function strong(text) {
+  const element = document.createElement("strong");
+  element.textContent = text;
+  return element;
 }
 
 for (const section of document.querySelectorAll(".panel")) new Panel(section).start();

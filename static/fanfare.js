@@ -45,7 +45,8 @@ const SILENT = 20_000; // A stream says something every 15 s.
 const WAIT = 25; // Seconds that a poll waits.
 const PACE = 100; // Between two polls.
 const PASSING = new Set(["busy", "unavailable", "authorizer_unavailable"]); // What the server refuses only for now.
-const DEEDS = new Set(["seen", "read", "unread", "archive"]);
+const AGAIN = new Set([...PASSING, "timeout"]); // What may go well later.
+const DEEDS = new Set(["seen", "read", "unread", "archive", "ack"]);
 const PASSED_ON = new Set(["receipt", "unread", "task"]);
 const ABOUT_TOPICS = new Set(["denied", "malformed_topic"]);
 const NOWHERE = "e30"; // The place of no topic.
@@ -53,6 +54,8 @@ const EXPIRED = 4401;
 const MAX_TOPICS = 1000;
 const MAX_REQUESTS = 100;
 const MAX_IDS = 1000;
+const BATCH = 100; // Ids in one acknowledgement,
+const BATCHING = 500; // and how long they wait for others.
 const MAX_TEXT = 4_194_304; // Characters of an event or reply.
 
 /**
@@ -79,6 +82,8 @@ class Client extends EventTarget {
   #held = new Map(); // What comes live of a topic while earlier messages are on their way.
   #requests = new Map(); // What waits for an answer, by ref: numbers for publishes, else words.
   #ids = new Set(); // The last messages without an offset.
+  #shown = new Set(); // What the server is still to be told of as shown,
+  #acking; // and when.
   #link = null;
   #ref = 0;
   #failures = 0;
@@ -160,9 +165,27 @@ class Client extends EventTarget {
     return this.#request(++this.#ref, { ...which, action: deed });
   }
 
+  /**
+   * Tells the server which messages have been shown to the user; in batches, and again after a lost connection.
+   * @param {Iterable<string>} ids
+   */
+  ack(ids) {
+    for (const id of ids) this.#shown.add(id);
+    for (const id of this.#shown) if (this.#shown.size > MAX_IDS) this.#shown.delete(id);
+    if (this.#shown.size) this.#acking ??= setTimeout(() => this.#acknowledge(), BATCHING);
+  }
+
   /** Ends the connection for good. */
   close() {
     this.#stop(1000, "Closed by the page.");
+  }
+
+  async #acknowledge() {
+    const ids = [...this.#shown].slice(0, BATCH);
+    const { code } = await this.#request("ack", { action: "ack", ids }).catch((error) => error);
+    if (!AGAIN.has(code)) for (const id of ids) this.#shown.delete(id);
+    this.#acking = undefined;
+    this.ack([]);
   }
 
   async #open() {

@@ -423,6 +423,31 @@ def test_receipts_are_asked_for_and_told(start: Start, server: Fake) -> None:
     assert notes(page, "receipt") == [{"state": "read", "ids": ["id-1"]}]
 
 
+def test_what_was_shown_is_acknowledged_in_batches_and_again_after_a_lost_connection(
+    start: Start, server: Fake
+) -> None:
+    page = start()
+    first = server.accept()
+    first.welcome(**{ALICE: at(1)})
+    await_state(page, "online")
+    page.evaluate("for (let n = 0; n < 150; n++) client.ack([`id-${n}`, 'id-0'])")
+    batch = first.receive()
+    assert (batch["action"], batch["ids"]) == ("ack", [f"id-{n}" for n in range(100)])
+    first.close(1012)
+    second = server.accept()
+    second.welcome()
+    frames = [second.receive(), second.receive()]  # One is for its topic.
+    again = next(frame for frame in frames if frame["action"] == "ack")
+    assert again["ids"] == batch["ids"]
+    second.send(event="ok", ref=again["ref"], acknowledged=100)
+    rest = second.receive()
+    assert rest["ids"] == [f"id-{n}" for n in range(100, 150)]
+    second.send(event="error", code="denied", message="No inbox.", ref=rest["ref"])
+    page.evaluate("client.ack(['id-150'])")
+    assert second.receive()["ids"] == ["id-150"]
+    assert notes(page, "error") == []
+
+
 def test_what_is_lost_is_told_as_reset_and_the_next_numbering_counts(start: Start, server: Fake) -> None:
     page = start({"topics": {ALICE: at(500)}})
     connection = server.accept()

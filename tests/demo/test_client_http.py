@@ -443,6 +443,23 @@ def test_a_publish_is_repeated_under_one_key_until_it_is_answered(start: Start, 
     assert notes(page, "error") == []
 
 
+@pytest.mark.parametrize("way", ["stream", "poll"])
+def test_what_was_shown_is_acknowledged_along_the_connection(start: Start, server: Server, way: str) -> None:
+    page = start(way)
+    server.accept(way).welcome(**{ALICE: at(1)})
+    await_state(page, "online")
+    if way == "poll":
+        server.accept(way)
+    page.evaluate("client.ack(['id-1', 'id-2'])")
+    for _ in range(2):
+        sent = server.accept("inbox/ack")
+        assert (sent.method, json.loads(sent.body)) == ("POST", {"ids": ["id-1", "id-2"]})
+        sent.refuse(503, "busy")
+    server.accept("inbox/ack").reply(200, {"acknowledged": 2})
+    page.evaluate("client.ack(['id-3'])")
+    assert json.loads(server.accept("inbox/ack").body) == {"ids": ["id-3"]}
+
+
 def test_a_publish_that_is_refused_says_why(start: Start, server: Server) -> None:
     page = start("stream", topics=[])
     server.accept("stream").welcome()

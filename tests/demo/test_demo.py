@@ -32,6 +32,14 @@ def stack() -> Iterator[Stack]:
         yield stack
 
 
+@pytest.fixture(autouse=True)
+def _empty_inboxes(stack: Stack) -> None:
+    """What the tests before have left there."""
+    with stack.client() as client:
+        for user in ("alice", "bob"):
+            assert client.post("/api/inbox/archive", json={"user": user, "all": True}).is_success
+
+
 def panel(page: Page, user: str) -> Locator:
     return page.locator(f"[data-user={user}]")
 
@@ -42,6 +50,10 @@ def messages(page: Page, user: str) -> Locator:
 
 def bell(page: Page, user: str) -> Locator:
     return panel(page, user).get_by_role("button", name=re.compile("^Notifications of"))
+
+
+def inbox(page: Page, user: str) -> Locator:
+    return page.get_by_role("region", name=f"Inbox of {user.title()}")
 
 
 def open_demo(open_page: OpenPage, stack: Stack, process: int = 0, **options: Any) -> Page:
@@ -72,13 +84,14 @@ def test_what_alice_sends_bob_sees_in_another_browser_on_another_process(open_pa
     expect(messages(hers, "alice").get_by_role("listitem").first).to_contain_text("I am.")
 
 
-def test_what_goes_to_everyone_both_see_but_only_the_other_is_notified(open_page: OpenPage, stack: Stack) -> None:
+def test_what_goes_to_the_room_both_see_and_no_bell_counts(open_page: OpenPage, stack: Stack) -> None:
     page = open_demo(open_page, stack)
     write(page, "bob", "The printer is back.", to="To everyone")
     expect(messages(page, "alice").get_by_role("listitem").first).to_contain_text("The printer is back.")
     expect(messages(page, "bob").get_by_role("listitem").first.locator(".from")).to_have_text("You")
-    expect(bell(page, "alice")).to_have_accessible_name("Notifications of Alice: 1 new")
-    expect(bell(page, "bob")).to_have_accessible_name("Notifications of Bob: none new")
+    write(page, "bob", "It is on the second floor.", to="To Alice")
+    expect(bell(page, "alice")).to_have_accessible_name("Notifications of Alice: 1 new, 1 unread")
+    expect(bell(page, "bob")).to_have_accessible_name("Notifications of Bob: none new, none unread")
 
 
 def test_a_notification_through_the_api_shows_a_toast_and_counts_until_the_bell_is_opened(
@@ -93,10 +106,8 @@ def test_a_notification_through_the_api_shows_a_toast_and_counts_until_the_bell_
     expect(page.get_by_role("status").filter(has_text="Alice: new from An application")).to_be_attached()
     expect(panel(page, "alice").locator(".count")).to_have_text("2")
     bell(page, "alice").click()
-    expect(page.get_by_role("region", name="New for Alice").get_by_role("listitem")).to_have_text(
-        ["An application Build 2 is green.", "An application Build 1 is green."]
-    )
-    expect(bell(page, "alice")).to_have_accessible_name("Notifications of Alice: none new")
+    expect(inbox(page, "alice").locator(".text")).to_have_text(["Build 2 is green.", "Build 1 is green."])
+    expect(bell(page, "alice")).to_have_accessible_name("Notifications of Alice: none new, 2 unread")
     expect(panel(page, "alice").locator(".count")).to_be_hidden()
 
 
@@ -106,7 +117,7 @@ def test_a_reload_keeps_what_was_sent_and_counts_nothing_twice(open_page: OpenPa
     page.reload()
     expect(messages(page, "bob").get_by_text("Still here after a reload")).to_have_count(1)
     expect(panel(page, "bob").locator(".state")).to_have_text("Live")
-    expect(bell(page, "bob")).to_have_accessible_name("Notifications of Bob: none new")
+    expect(bell(page, "bob")).to_have_accessible_name("Notifications of Bob: 1 new, 1 unread")
 
 
 def test_a_recalled_message_leaves_the_page(open_page: OpenPage, stack: Stack) -> None:
@@ -118,7 +129,8 @@ def test_a_recalled_message_leaves_the_page(open_page: OpenPage, stack: Stack) -
         assert client.delete(f"/api/notifications/{message_id}").is_success
     for user in ("alice", "bob"):
         expect(messages(page, user).get_by_text("Sent by mistake")).to_have_count(0)
-        expect(bell(page, user)).to_have_accessible_name(f"Notifications of {user.title()}: none new")
+        expect(inbox(page, user).locator(".entry")).to_have_count(0)
+        expect(bell(page, user)).to_have_accessible_name(f"Notifications of {user.title()}: none new, none unread")
 
 
 @pytest.mark.parametrize("data", [HTML, {"text": HTML}, {"html": HTML}])
@@ -128,7 +140,7 @@ def test_html_in_a_message_stays_text_and_runs_nothing(open_page: OpenPage, stac
     expect(messages(page, "bob").get_by_role("listitem").first.locator(".text")).to_contain_text("<img src=x onerror=")
     expect(panel(page, "bob").locator(".toast")).to_contain_text("<script>")
     bell(page, "bob").click()
-    expect(page.get_by_role("region", name="New for Bob")).to_contain_text("<script>")
+    expect(inbox(page, "bob")).to_contain_text("<script>")
     page.reload()
     expect(messages(page, "bob").get_by_role("listitem").first).to_contain_text("<img src=x onerror=")
     assert page.locator("main img, main script").count() == 0
@@ -145,7 +157,7 @@ def test_on_a_phone_nothing_scrolls_sideways(open_page: OpenPage, stack: Stack) 
     stack.send({"user": "alice"}, {"text": "unbroken" * 60})
     expect(panel(page, "alice").locator(".toast")).to_be_visible()
     bell(page, "alice").tap()
-    expect(page.get_by_role("region", name="New for Alice")).to_contain_text("unbroken")
+    expect(inbox(page, "alice")).to_contain_text("unbroken")
     root = page.locator("html")
     assert root.evaluate("root => root.scrollWidth") <= 360
     above, below = (panel(page, user).bounding_box() for user in ("alice", "bob"))
@@ -175,13 +187,17 @@ def test_the_main_path_works_by_keyboard_alone(open_page: OpenPage, stack: Stack
     expect(messages(page, "bob").get_by_role("listitem").first).to_contain_text("Typed, not clicked")
     expect(panel(page, "alice").get_by_label("Message from Alice")).to_have_value("")
     expect(panel(page, "alice").get_by_label("Message from Alice")).to_be_focused()
+    write(page, "alice", "To Bob alone", to="To Bob")
     tab_to(bell(page, "bob"))
     press("Enter")
-    news = page.get_by_role("region", name="New for Bob")
-    expect(news).to_contain_text("Typed, not clicked")
+    expect(inbox(page, "bob")).to_contain_text("To Bob alone")
     expect(bell(page, "bob")).to_have_attribute("aria-expanded", "true")
+    tab_to(inbox(page, "bob").get_by_role("button", name="Archive"))
+    press("Enter")
+    expect(inbox(page, "bob")).to_contain_text("Nothing here.")
+    expect(bell(page, "bob")).to_be_focused()
     press("Escape")
-    expect(news).to_be_hidden()
+    expect(inbox(page, "bob")).to_be_hidden()
     expect(bell(page, "bob")).to_be_focused()
 
 
