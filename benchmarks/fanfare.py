@@ -19,7 +19,7 @@ ORDINARY_SEND = "websockets-sansio"
 SIGNING_KEY = "only-for-benchmarks-0123456789-0123456789"
 MESSAGE_BYTES = 200
 
-NO_LIMITS = {"HANDSHAKES_PER_SECOND": "1000000", "CONNECTIONS_PER_USER": "100000"}
+NO_LIMITS = {"HANDSHAKES_PER_SECOND": "1000000", "CONNECTIONS_PER_USER": "100000", "RATE_USER": "", "RATE_SERVICE": ""}
 """All clients here are one user, and come as fast as they can: what these guard against is not what is measured."""
 
 

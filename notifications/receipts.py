@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Max, Q
 from django.utils import timezone
@@ -126,5 +127,7 @@ def _tell(inbox: Inbox, deed: Deed, ids: list[str]) -> Done:
     if ids:
         name = f"user.{inbox.user}"
         bodies = [protocol.receipt(deed, ids), protocol.unread(**msgspec.structs.asdict(counts))]
+        if deed is Deed.READ and settings.MESSAGE_READ_RECEIPTS:
+            bodies.append(protocol.message_read_receipt(inbox.user, ids))
         transaction.on_commit(lambda: bus.publish([Event(name, body) for body in bodies]), robust=True)
     return Done(ids, counts)

@@ -168,6 +168,11 @@ def receipt(state: str, ids: list[str]) -> bytes:
     return _event("receipt", state=state, ids=ids)
 
 
+def message_read_receipt(user: str, ids: list[str]) -> bytes:
+    """What has been read, once more, in the shape of a `message-read-receipt` (MESSAGE_READ_RECEIPTS)."""
+    return msgspec.json.encode({"_type": "message-read-receipt", "userId": user, "messages-receipted": ids})
+
+
 def unread(unread: int, unseen: int, unread_more: bool) -> bytes:
     """How many messages of the inbox wait; exactly, as long as there are no more."""
     return _event("unread", unread=unread, unseen=unseen, unread_more=unread_more)

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from django.conf import LazySettings
 from django.test import Client
 from django.utils import timezone
 
@@ -12,6 +13,7 @@ from accounts import users
 from notifications.log import Draft, accept
 from notifications.models import Marker, Receipt
 from notifications.receipts import Deed, receipt_all
+from realtime import bus
 from tests.credentials import mint
 
 pytestmark = pytest.mark.django_db
@@ -119,3 +121,18 @@ def test_what_is_expired_recalled_or_excluded_neither_shows_nor_counts(alice: Cl
     assert shown(alice) == []
     assert inbox(alice)["unread"] == 0
     assert receipt_all("alice", Deed.READ).receipted == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_read_can_be_told_in_the_shape_of_message_read_receipts_too(
+    alice: Client, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.MESSAGE_READ_RECEIPTS = True
+    one, sent = send("user.alice", 1), []
+    monkeypatch.setattr(bus, "publish", lambda events: sent.extend(msgspec.json.decode(e.body) for e in events))
+    do(alice, "seen", ids=[one])
+    do(alice, "read", ids=[one])
+    assert [body["event"] for body in sent if "event" in body] == ["receipt", "unread"] * 2
+    assert [body for body in sent if "event" not in body] == [
+        {"_type": "message-read-receipt", "userId": "alice", "messages-receipted": [one]}
+    ]
