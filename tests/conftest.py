@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from accounts import api_keys, revocations, users
+from notifications import preferences
 from tests.servers import Stack
 
 pytest_plugins = ["tests.browser"]
@@ -58,6 +59,7 @@ def _nobody_is_known() -> Iterator[None]:
 def _forget() -> None:
     api_keys._cache.clear()
     users._remembered = users._Remembered()
+    preferences._known.clear()
     fresh = revocations._Known(listeners=revocations._known.listeners)
     for field in fields(fresh):
         setattr(revocations._known, field.name, getattr(fresh, field.name))
