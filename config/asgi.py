@@ -1,5 +1,6 @@
 """The ASGI application: `uvicorn config.asgi:application`."""
 
+import codecs
 import gc
 import os
 from typing import cast
@@ -58,7 +59,11 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 
 
 def _warm_up() -> None:
-    """Neither the first request nor the collector of garbage makes anybody wait, each for a tenth of a second."""
+    """Neither the first request nor the collector of garbage makes anybody wait, each for a tenth of a second.
+
+    Nor does the first refusal need a file: there may be none left to open, and Django escapes what it logs.
+    """
     get_resolver().url_patterns  # noqa: B018 (imports every view)
+    codecs.lookup("unicode_escape")
     gc.collect()
     gc.freeze()  # What is here now stays: a full collection need not look at it again.
