@@ -128,7 +128,8 @@ def test_what_is_read_can_be_told_in_the_shape_of_message_read_receipts_too(
     alice: Client, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.MESSAGE_READ_RECEIPTS = True
-    one, sent = send("user.alice", 1), []
+    one = send("user.alice", 1)
+    sent: list[Any] = []
     monkeypatch.setattr(bus, "publish", lambda events: sent.extend(msgspec.json.decode(e.body) for e in events))
     do(alice, "seen", ids=[one])
     do(alice, "read", ids=[one])
