@@ -6,7 +6,6 @@ from rest_framework.authentication import BaseAuthentication, SessionAuthenticat
 from rest_framework.request import Request
 
 from accounts.credentials import Unauthenticated, authenticate, from_operator
-from accounts.errors import ApiError
 from accounts.principals import Principal
 from accounts.throttles import throttle_address
 
@@ -19,9 +18,9 @@ class BearerAuthentication(BaseAuthentication):
             return None
         try:
             return authenticate({"authorization": request.headers["authorization"]}), None
-        except Unauthenticated as error:
+        except Unauthenticated:
             throttle_address(request.META.get("REMOTE_ADDR"))  # Who guesses is slowed down.
-            raise ApiError(401, error.code, str(error)) from error
+            raise
 
     def authenticate_header(self, _request: Request) -> str:
         return "Bearer"

@@ -25,17 +25,12 @@ LEEWAY = timedelta(minutes=1)  # More than any clock's that a token is checked b
 READ_SCOPES = frozenset(scope for scope in SCOPES if scope.endswith(":read"))
 
 
-class Unauthenticated(Exception):
+class Unauthenticated(ApiError):
     """No credential, or none that is good. `expired`: it was good once, so a fresh one helps."""
 
     def __init__(self, message: str, *, expired: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(401, "token_expired" if expired else "unauthenticated", message)
         self.expired = expired
-
-    @property
-    def code(self) -> str:
-        """The error code of the API."""
-        return "token_expired" if self.expired else "unauthenticated"
 
 
 def authenticate(

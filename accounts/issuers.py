@@ -12,7 +12,7 @@ from django.conf import settings
 from accounts import jwks
 from accounts.errors import ApiError
 from accounts.issuer_settings import Issuer, issuers
-from accounts.principals import Kind, Principal, valid_id
+from accounts.principals import ID_WANTED, Kind, Principal, valid_id
 from accounts.tokens import MAX_BYTES, ExpiredToken, InvalidToken, credential_of
 
 LEEWAY_SECONDS = 30  # How far the issuer's clock may be off.
@@ -126,7 +126,7 @@ def _check_audience(issuer: Issuer, claims: dict[str, Any]) -> None:
 def _principal(token: str, issuer: Issuer, claims: dict[str, Any]) -> Principal:
     user, account = claims.get(issuer.user_claim, ""), claims.get(issuer.account_claim)
     if not (valid_id(user) and (account is None or valid_id(account))):
-        raise InvalidToken("user and account are 1-200 bytes of printable text without comma")
+        raise InvalidToken(f"user and account are {ID_WANTED}")
     topics = {name: claims.get(name, []) if issuer.capabilities else [] for name in ("subscribe", "publish")}
     if not all(_are_texts(value) for value in topics.values()):
         raise InvalidToken("subscribe and publish are lists of topics")

@@ -25,6 +25,7 @@ SCOPES = frozenset(
     for verb in ("read", "write")
 )
 ID_MAX_BYTES = 200
+ID_WANTED = f"1-{ID_MAX_BYTES} bytes of printable text without comma"
 
 
 class Kind(StrEnum):
@@ -97,6 +98,12 @@ class Principal:
         """Raises ApiError 403 unless the caller has the scope."""
         if scope not in self.scopes:
             raise ApiError(403, "scope_missing", f"This needs a credential with the scope {scope}.")
+
+    def require_user(self) -> str:
+        """The end user whom the caller acts for. Raises ApiError 403 for any other caller."""
+        if self.acts is None:
+            raise ApiError(403, "denied", "This is for users: services name one, scoped tokens have their topics only.")
+        return self.acts
 
     def can_subscribe(self, topic: str) -> bool:
         return covers(self.subscribe, topic)

@@ -4,14 +4,18 @@ import base64
 import re
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
+from uuid import UUID
 
 import msgspec
+from django.db.models import Model, QuerySet
 from rest_framework.request import Request
 
 from accounts.errors import ApiError
-from accounts.principals import Principal
+from accounts.principals import ID_WANTED, Principal, valid_id
+from accounts.shapes import query
 
 T = TypeVar("T")
+Row = TypeVar("Row", bound=Model)
 
 PAGE_DEFAULT, PAGE_MAX = 25, 100
 
@@ -74,6 +78,42 @@ def cursor(request: Request, shape: type[T]) -> T | None:
         return msgspec.json.decode(base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)), type=shape)
     except (ValueError, msgspec.DecodeError):
         raise wrong("cursor", "the `next` of an earlier page") from None
+
+
+PAGES = [
+    query("cursor", "The `next` of the page before."),
+    query("limit", f"{PAGE_DEFAULT} by default, {PAGE_MAX} at most.", int),
+]
+
+
+def newest_first(request: Request, found: QuerySet[Row]) -> tuple[list[Row], str | None]:
+    """The page that is asked for, of rows whose ids grow with time -> (its rows, its `next`). Raises ApiError 400."""
+    if place := cursor(request, tuple[UUID]):
+        found = found.filter(pk__lt=place[0])
+    limit = page_limit(request)
+    rows = list(found.order_by("-pk")[: limit + 1])
+    return rows[:limit], seal_cursor(rows[limit - 1].pk) if len(rows) > limit else None
+
+
+def require_id(name: str, value: str) -> str:
+    """Raises ApiError 400 for what cannot be a user's or account's id."""
+    if not valid_id(value):
+        raise wrong(name, ID_WANTED)
+    return value
+
+
+def on_behalf(principal: Principal, named: str | None, scope: str) -> str:
+    """The user whose things a request is about: a backend with the scope names one, a user is one.
+
+    Raises ApiError 400 and 403.
+    """
+    if principal.is_backend:
+        principal.require_scope(scope)
+        return require_id("user", named or "")
+    user = principal.require_user()
+    if named not in (None, user):
+        raise ApiError(403, "denied", "A user has what is their own only.")
+    return user
 
 
 def wrong(name: str, wanted: str) -> ApiError:

@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 
 from accounts import audit, revocations
 from accounts.models import Token
-from accounts.principals import Kind, Principal, valid_id
+from accounts.principals import ID_WANTED, Kind, Principal, valid_id
 from accounts.revocations import Reason
 
 ALGORITHM = "HS256"
@@ -103,7 +103,7 @@ def _principal(claims: dict[str, Any], token: str) -> Principal:
     subscribe, publish = claims.get("subscribe", []), claims.get("publish", [])
     token_id = claims.get("jti")
     if not all(value is None or valid_id(value) for value in (user, account, token_id)):
-        raise InvalidToken("sub, account and jti are 1-200 bytes of printable text without comma")
+        raise InvalidToken(f"sub, account and jti are {ID_WANTED}")
     if user is None and scoped is not True:
         raise InvalidToken("sub is missing")
     if not (_are_texts(subscribe) and _are_texts(publish)):

@@ -1,7 +1,6 @@
 """The identity API, and the operator's one-time login. A view says who may; the services say what."""
 
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -24,7 +23,7 @@ from accounts.errors import ApiError
 from accounts.models import AuditEntry, Token, User
 from accounts.operators import redeem
 from accounts.principals import Kind, Principal, covers, valid_id
-from accounts.requests import caller, cursor, page_limit, seal_cursor, shaped, wrong
+from accounts.requests import PAGES, caller, newest_first, on_behalf, require_id, shaped, wrong
 from accounts.shapes import ERRORS, query
 
 ATTRIBUTES_MAX_BYTES = 16 * 1024
@@ -44,7 +43,7 @@ def operator_login(request: HttpRequest, token: str) -> HttpResponse:
 
 
 class OneUser(APIView):
-    @extend_schema(operation_id="user", summary="A user", responses={200: shapes.User, 404: shapes.Error, **ERRORS})
+    @extend_schema(operation_id="user", summary="A user", responses={200: shapes.User, **ERRORS})
     def get(self, request: Request, user: str) -> Response:
         if caller(request).acts != user:
             caller(request).require_scope("users:read")
@@ -58,10 +57,10 @@ class OneUser(APIView):
     )
     def put(self, request: Request, user: str) -> Response:
         caller(request).require_scope("users:write")
-        _require_id("user", user)
+        require_id("user", user)
         changes = shaped(request.data, shapes.UserChange)
         if changes.account is not UNSET and changes.account is not None:
-            _require_id("account", changes.account)
+            require_id("account", changes.account)
         if changes.name is not UNSET and not (changes.name.isprintable() or not changes.name):
             raise wrong("name", "printable text")
         if changes.attributes is not UNSET and len(msgspec.json.encode(changes.attributes)) > ATTRIBUTES_MAX_BYTES:
@@ -71,11 +70,11 @@ class OneUser(APIView):
     @extend_schema(
         operation_id="erase_user",
         summary="Erase a user from every room, and end their credentials",
-        responses={204: None, 404: shapes.Error, **ERRORS},
+        responses={204: None, **ERRORS},
     )
     def delete(self, request: Request, user: str) -> Response:
         caller(request).require_scope("users:write")
-        _require_id("user", user)
+        require_id("user", user)
         if not users.erase(caller(request), user):
             raise _no_such_user()
         return Response(status=204)
@@ -92,15 +91,8 @@ class OwnToken(APIView):
         principal = caller(request)
         if request.query_params.get("provider", "fanfare") != "fanfare":
             raise ApiError(422, "provider_not_configured", "provider: only fanfare is configured here.")
-        if principal.is_backend:
-            principal.require_scope("tokens:write")
-            user = request.query_params.get("user", "")
-            _require_id("user", user)
-            account = users.see(user, None, 0.0)
-        else:
-            user, account = _acting(principal), principal.account
-            if request.query_params.get("user", user) != user:
-                raise ApiError(403, "denied", "A user gets a token for themselves only.")
+        user = on_behalf(principal, request.query_params.get("user"), "tokens:write")
+        account = users.see(user, None, 0.0) if principal.is_backend else principal.account
         topics = _exact(Principal(Kind.USER, user, account=account).own_topics)
         row, text = tokens.issue(
             principal, ttl=_at_most(principal, OWN_TOKEN_SECONDS), user=user, account=account,
@@ -135,7 +127,7 @@ class Tokens(APIView):
         topics = [] if wanted.topics is UNSET else list(dict.fromkeys(wanted.topics))
         for name, value in (("user", user), ("account", account)):
             if value is not None:
-                _require_id(name, value)
+                require_id(name, value)
         if not all(topic.isprintable() and "," not in topic for topic in topics):
             raise wrong("topics", "printable text without comma, each")
         if principal.is_backend:
@@ -160,8 +152,7 @@ class Tokens(APIView):
         summary="Tokens that are good, newest first",
         parameters=[
             query("user", "Only this user's."),
-            query("cursor", "The `next` of the page before."),
-            query("limit", "25 by default, 100 at most.", int),
+            *PAGES,
         ],
         responses={200: shapes.Tokens, **ERRORS},
     )
@@ -169,24 +160,20 @@ class Tokens(APIView):
         principal = caller(request)
         found = Token.objects.filter(expires_at__gt=timezone.now(), revoked_at=None)
         if not principal.is_backend:
-            found = found.filter(user=_acting(principal))
+            found = found.filter(user=principal.require_user())
         else:
             principal.require_scope("tokens:read")
             if user := request.query_params.get("user", "").replace("\0", ""):
                 found = found.filter(user=user)
-        if place := cursor(request, tuple[UUID]):
-            found = found.filter(pk__lt=place[0])
-        limit = page_limit(request)
-        rows = list(found.order_by("-pk")[: limit + 1])
-        after = seal_cursor_of(rows, limit)
-        return Response(shapes.Tokens([_token(row) for row in rows[:limit]], after))
+        rows, after = newest_first(request, found)
+        return Response(shapes.Tokens([_token(row) for row in rows], after))
 
 
 class OneToken(APIView):
     @extend_schema(
         operation_id="revoke_token",
         summary="Revoke a token: for requests at once, for connections within a second",
-        responses={204: None, 404: shapes.Error, **ERRORS},
+        responses={204: None, **ERRORS},
     )
     def delete(self, request: Request, token_id: UUID) -> Response:
         principal = caller(request)
@@ -194,7 +181,7 @@ class OneToken(APIView):
             principal.require_scope("tokens:write")
         found = Token.objects.filter(pk=token_id)
         if not principal.is_backend:
-            found = found.filter(user=_acting(principal))
+            found = found.filter(user=principal.require_user())
         token = found.first()
         if token is None:
             raise ApiError(404, "unknown_token", "There is no token with this id.")
@@ -220,8 +207,7 @@ class Audit(APIView):
         parameters=[
             query("subject", "Only changes of this, as `user:42` or `token:…`."),
             query("actor", "Only changes by this one, as `service:…`."),
-            query("cursor", "The `next` of the page before."),
-            query("limit", "25 by default, 100 at most.", int),
+            *PAGES,
         ],
         responses={200: shapes.Audit, **ERRORS},
     )
@@ -231,37 +217,16 @@ class Audit(APIView):
         for name in ("subject", "actor"):
             if text := request.query_params.get(name, "").replace("\0", ""):
                 wanted &= Q(**{name: text})
-        if place := cursor(request, tuple[UUID]):
-            wanted &= Q(pk__lt=place[0])
-        limit = page_limit(request)
-        rows = list(AuditEntry.objects.filter(wanted).order_by("-pk")[: limit + 1])
-        after = seal_cursor_of(rows, limit)
-        return Response(shapes.Audit([_entry(row) for row in rows[:limit]], after))
+        rows, after = newest_first(request, AuditEntry.objects.filter(wanted))
+        return Response(shapes.Audit([_entry(row) for row in rows], after))
 
 
 # --- What they share ------------------------------------------------------------------------------
 
 
-def seal_cursor_of(rows: list[Any], limit: int) -> str | None:
-    """The `next` after a page that was read with one row more than it shows."""
-    return seal_cursor(rows[limit - 1].pk) if len(rows) > limit else None
-
-
-def _require_id(name: str, value: str) -> None:
-    if not valid_id(value):
-        raise wrong(name, "1-200 bytes of printable text without comma")
-
-
-def _acting(principal: Principal) -> str:
-    """The user that the caller acts for. Raises ApiError 403 for the holder of a scoped token."""
-    if principal.acts is None:
-        raise ApiError(403, "denied", "A scoped token is for its topics only.")
-    return principal.acts
-
-
 def _own_share(principal: Principal, wanted: shapes.TokenRequest, topics: list[str]) -> tuple[str, str | None]:
     """A user passes on a part of what they have, to be used as themselves."""
-    user = _acting(principal)
+    user = principal.require_user()
     if wanted.user not in (UNSET, user) or wanted.account not in (UNSET, principal.account):
         raise ApiError(403, "denied", "A user makes tokens for themselves only.")
     if not topics:

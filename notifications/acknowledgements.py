@@ -18,7 +18,6 @@ from django.db import connections, transaction
 from django.db.models import Case, F, Value, When
 from django.utils import timezone
 
-from accounts.errors import ApiError
 from accounts.models import User
 from accounts.principals import Principal
 from accounts.requests import wrong
@@ -35,9 +34,7 @@ BROADCASTS = 10_000  # In memory, so that they are not read for each user.
 
 def carry_out(action: protocol.Ack, principal: Principal, connection: str) -> int:
     """The socket's action `ack` (REALTIME_ACKNOWLEDGE). Raises ApiError 400 and 403."""
-    if principal.acts is None:
-        raise ApiError(403, "denied", "This credential has no inbox: a user's has.")
-    return acknowledge(principal.acts, action.ids, connection)
+    return acknowledge(principal.require_user(), action.ids, connection)
 
 
 def acknowledge(user: str, ids: Collection[UUID], connection: str = "") -> int:

@@ -10,7 +10,7 @@ from django.utils import timezone
 from msgspec import UNSET
 
 from accounts.errors import ApiError
-from accounts.principals import Principal, valid_id
+from accounts.principals import ID_WANTED, Principal, valid_id
 from accounts.requests import wrong
 from notifications.idempotency import Claim
 from notifications.log import Draft
@@ -64,7 +64,7 @@ def targets(to: Target) -> list[str]:
     value = getattr(to, kind)
     keys = list(dict.fromkeys(value)) if kind == "users" else [value]
     if not all(valid_id(key) for key in keys):
-        raise wrong(f"to.{kind}", "1-200 bytes of printable text without comma")
+        raise wrong(f"to.{kind}", ID_WANTED)
     return [f"{'user' if kind == 'users' else kind}.{key}" for key in keys]
 
 
@@ -89,7 +89,7 @@ def _check_rules(notification: Notification) -> None:
     if notification.exclude_users and notification.to.account is UNSET and notification.to.all is UNSET:
         raise _refused("exclude_users", "goes with to.account or to.all only")
     if not all(valid_id(user) for user in notification.exclude_users):
-        raise wrong("exclude_users", "1-200 bytes of printable text without comma, each")
+        raise wrong("exclude_users", f"{ID_WANTED}, each")
     if not notification.store and (notification.ttl is not None or notification.send_at is not None):
         raise _refused("store", "false does not go with ttl or send_at: what is not stored goes out now")
     latest = timezone.now() + timedelta(days=settings.SCHEDULE_MAX_DAYS)

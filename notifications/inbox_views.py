@@ -13,9 +13,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.errors import ApiError
-from accounts.principals import Principal, valid_id
-from accounts.requests import caller, cursor, moment, page_limit, seal_cursor, shaped, wrong
-from accounts.shapes import ERRORS, Error, query
+from accounts.principals import Principal
+from accounts.requests import PAGES, caller, cursor, moment, on_behalf, page_limit, seal_cursor, shaped, wrong
+from accounts.shapes import ERRORS, query
 from notifications import acknowledgements, receipts, shapes
 from notifications.inbox import Inbox, Place
 from notifications.receipts import Deed, Done
@@ -35,13 +35,12 @@ class InboxPage(APIView):
             query("type", "Only these types, separated by commas."),
             query("start", "From when."),
             query("end", "Until when."),
-            query("cursor", "The `next` of the page before."),
-            query("limit", "25 by default, 100 at most.", int),
+            *PAGES,
         ],
         responses={200: shapes.Inbox, **ERRORS},
     )
     def get(self, request: Request) -> Response:
-        user = _whose(request, request.query_params.get("user"), "inbox:read")
+        user = on_behalf(caller(request), request.query_params.get("user"), "inbox:read")
         wanted = Q()
         if types := [type for type in request.query_params.get("type", "").replace("\0", "").split(",") if type]:
             wanted &= Q(type__in=types)
@@ -74,13 +73,13 @@ class Receipts(APIView):
             query("async", "`1`: answer 202.", bool),
         ],
         request=shapes.ReceiptRequest,
-        responses={200: shapes.Receipted, 202: shapes.Receipted, 404: Error, **ERRORS},
+        responses={200: shapes.Receipted, 202: shapes.Receipted, **ERRORS},
     )
     def post(self, request: Request, deed: str) -> Response:
         if deed not in list(Deed):
             raise ApiError(404, "not_found", f"The inbox takes: {', '.join(Deed)}.")
         wanted = shaped(request.data, shapes.ReceiptRequest)
-        user = _whose(request, None if wanted.user is UNSET else wanted.user, "inbox:write")
+        user = on_behalf(caller(request), None if wanted.user is UNSET else wanted.user, "inbox:write")
         done = _carry_out(
             user,
             Deed(deed),
@@ -101,13 +100,13 @@ class Acknowledge(APIView):
     )
     def post(self, request: Request) -> Response:
         shown = shaped(request.data, shapes.AckRequest)
-        user = _whose(request, None if shown.user is UNSET else shown.user, "inbox:write")
+        user = on_behalf(caller(request), None if shown.user is UNSET else shown.user, "inbox:write")
         return Response({"acknowledged": acknowledgements.acknowledge(user, shown.ids)})
 
 
 def carry_out(action: protocol.Receipt, principal: Principal) -> dict[str, Any]:
     """The socket's actions `seen`, `read`, `unread`, `archive` (REALTIME_RECEIPTS). Raises ApiError."""
-    user = _acting(principal)
+    user = principal.require_user()
     deed = Deed(type(action).__name__.lower())
     return _reply(_carry_out(user, deed, ids=action.ids, as_of=action.as_of, everything=action.all))
 
@@ -135,26 +134,6 @@ def _carry_out(user: str, deed: Deed, *, ids: list[UUID] | None, as_of: datetime
 
 def _reply(done: Done) -> dict[str, Any]:
     return {"receipted": list(done.receipted), **msgspec.structs.asdict(done.counts)}
-
-
-def _whose(request: Request, named: str | None, scope: str) -> str:
-    """The user whose inbox it is: a backend names one, a user is one. Raises ApiError 400 and 403."""
-    principal = caller(request)
-    if not principal.is_backend:
-        user = _acting(principal)
-        if named not in (None, user):
-            raise ApiError(403, "denied", "A user has their own inbox only.")
-        return user
-    principal.require_scope(scope)
-    if named is None or not valid_id(named):
-        raise wrong("user", "whose inbox: 1-200 bytes of printable text without comma")
-    return named
-
-
-def _acting(principal: Principal) -> str:
-    if principal.acts is None:
-        raise ApiError(403, "denied", "This credential has no inbox: a user's has.")
-    return principal.acts
 
 
 def _flag(request: Request, name: str) -> bool:

@@ -8,8 +8,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.errors import ApiError
-from accounts.principals import valid_id
-from accounts.requests import caller, shaped, wrong
+from accounts.requests import caller, on_behalf, require_id, shaped
 from accounts.shapes import ERRORS
 from notifications import preferences
 from notifications.drafts import checked_type
@@ -30,7 +29,7 @@ class Preferences(APIView):
         responses={(200, JSON): CHOICES, **ERRORS},
     )
     def get(self, request: Request, user: str) -> Response:
-        _check_right(request, user, "users:read")
+        on_behalf(caller(request), require_id("user", user), "users:read")
         return Response(preferences.of(user).by_type)
 
     @extend_schema(
@@ -40,7 +39,7 @@ class Preferences(APIView):
         responses={(200, JSON): CHOICES, **ERRORS},
     )
     def put(self, request: Request, user: str) -> Response:
-        _check_right(request, user, "users:write")
+        on_behalf(caller(request), require_id("user", user), "users:write")
         choices = shaped(request.data, dict[str, Literal["live", "inbox", "off"]])
         if len(choices) > preferences.TYPES_MAX:
             raise _refused(f"{preferences.TYPES_MAX} types at most")
@@ -55,21 +54,10 @@ class Preferences(APIView):
         operation_id="reset_preferences", summary="Choose nothing: all live", responses={204: None, **ERRORS}
     )
     def delete(self, request: Request, user: str) -> Response:
-        _check_right(request, user, "users:write")
+        on_behalf(caller(request), require_id("user", user), "users:write")
         preferences.replace(user, {})
         return Response(status=204)
 
 
 def _refused(why: str) -> ApiError:
     return ApiError(422, "refused", f"{why}.")
-
-
-def _check_right(request: Request, user: str, scope: str) -> None:
-    """A backend with the scope, or the user. Raises ApiError 400 and 403."""
-    if not valid_id(user):
-        raise wrong("user", "1-200 bytes of printable text without comma")
-    principal = caller(request)
-    if principal.is_backend:
-        principal.require_scope(scope)
-    elif principal.acts != user:
-        raise ApiError(403, "denied", "A user has their own preferences only.")

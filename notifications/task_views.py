@@ -1,6 +1,6 @@
 """The task API: for users and services what is to be done, for workers outside how far they are."""
 
-from typing import Any, cast, get_args
+from typing import Any, get_args
 from uuid import UUID
 
 import msgspec
@@ -12,17 +12,15 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.errors import ApiError
-from accounts.principals import Principal, valid_id
-from accounts.requests import caller, cursor, page_limit, seal_cursor, shaped, wrong
-from accounts.shapes import ERRORS, Error, query
+from accounts.principals import Principal
+from accounts.requests import PAGES, caller, newest_first, on_behalf, shaped, wrong
+from accounts.shapes import ERRORS, query
 from notifications import handlers, handoff, idempotency, task_shapes, work
 from notifications.drafts import checked_type
 from notifications.handlers import Cancelled
 from notifications.models import Task
 from notifications.task_shapes import State
 from notifications.views import IDEMPOTENCY_KEY
-
-EVERY_REFUSAL = {404: Error, **ERRORS}
 
 
 class Tasks(APIView):
@@ -40,7 +38,7 @@ class Tasks(APIView):
         payload = {"data": wanted.data} if wanted.data is not UNSET else wanted.payload
         key = request.headers.get("Idempotency-Key")
         task_id, replayed = work.create(
-            _for_whom(caller(request), None if wanted.user is UNSET else wanted.user),
+            on_behalf(caller(request), None if wanted.user is UNSET else wanted.user, "tasks:write"),
             _known(checked_type(wanted.type)),
             msgspec.json.encode(None if payload is UNSET else payload),
             None if key is None else idempotency.Claim.of(caller(request), "tasks", key, request._request.body),
@@ -56,8 +54,7 @@ class Tasks(APIView):
         parameters=[
             query("state", "Only these: queued, running, done, failed or cancelled."),
             query("user", "Only this user's; a user's own by default."),
-            query("cursor", "The `next` of the page before."),
-            query("limit", "25 by default, 100 at most.", int),
+            *PAGES,
         ],
         responses={200: task_shapes.Tasks, **ERRORS},
     )
@@ -65,26 +62,22 @@ class Tasks(APIView):
         principal, user = caller(request), request.query_params.get("user")
         found = Task.objects.all()
         if not principal.is_backend or user is not None:
-            found = found.filter(user=_for_whom(principal, user, "tasks:read"))
+            found = found.filter(user=on_behalf(principal, user, "tasks:read"))
         else:
             principal.require_scope("tasks:read")
         if (state := request.query_params.get("state")) is not None:
             if state not in get_args(State):
                 raise wrong("state", f"one of {', '.join(get_args(State))}")
             found = found.filter(state=state)
-        if place := cursor(request, tuple[UUID]):
-            found = found.filter(pk__lt=place[0])
-        limit = page_limit(request)
-        rows = list(found.defer("payload", "result").order_by("-pk")[: limit + 1])
-        after = seal_cursor(rows[limit - 1].pk) if len(rows) > limit else None
-        return Response(task_shapes.Tasks([task_shapes.Task(**_shown(row)) for row in rows[:limit]], after))
+        rows, after = newest_first(request, found.defer("payload", "result"))
+        return Response(task_shapes.Tasks([task_shapes.Task(**_shown(row)) for row in rows], after))
 
 
 class OneTask(APIView):
     @extend_schema(
         operation_id="task",
         summary="A task: how far it is, and what came out of it",
-        responses={200: task_shapes.TaskInFull, **EVERY_REFUSAL},
+        responses={200: task_shapes.TaskInFull, **ERRORS},
     )
     def get(self, request: Request, task_id: UUID) -> Response:
         task = _own(caller(request), task_id, "tasks:read")
@@ -94,7 +87,7 @@ class OneTask(APIView):
     @extend_schema(
         operation_id="cancel_task",
         summary="Cancel a task: at once if it waits, at its handler's next report if it runs",
-        responses={204: None, **EVERY_REFUSAL},
+        responses={204: None, **ERRORS},
     )
     def delete(self, request: Request, task_id: UUID) -> Response:
         work.cancel(_own(caller(request), task_id, "tasks:write"))
@@ -106,7 +99,7 @@ class Retry(APIView):
         operation_id="retry_task",
         summary="Have a failed or cancelled task done again",
         request=None,
-        responses={202: task_shapes.NewTask, **EVERY_REFUSAL},
+        responses={202: task_shapes.NewTask, **ERRORS},
     )
     def post(self, request: Request, task_id: UUID) -> Response:
         task = _own(caller(request), task_id, "tasks:write")
@@ -120,7 +113,7 @@ class ReportProgress(APIView):
         operation_id="report_task_progress",
         summary="A worker outside tells how far it is; 409 means: stop",
         request=task_shapes.TaskProgress,
-        responses={204: None, **EVERY_REFUSAL},
+        responses={204: None, **ERRORS},
     )
     def post(self, request: Request, task_id: UUID) -> Response:
         told = shaped(request.data, task_shapes.TaskProgress)
@@ -137,7 +130,7 @@ class ReportDone(APIView):
         operation_id="report_task_done",
         summary="A worker outside has done a task",
         request=task_shapes.TaskResult,
-        responses={204: None, **EVERY_REFUSAL},
+        responses={204: None, **ERRORS},
     )
     def post(self, request: Request, task_id: UUID) -> Response:
         told = shaped(request.data, task_shapes.TaskResult)
@@ -152,7 +145,7 @@ class ReportFailed(APIView):
         operation_id="report_task_failed",
         summary="A worker outside could not do a task",
         request=task_shapes.TaskFailure,
-        responses={204: None, **EVERY_REFUSAL},
+        responses={204: None, **ERRORS},
     )
     def post(self, request: Request, task_id: UUID) -> Response:
         told = shaped(request.data, task_shapes.TaskFailure)
@@ -162,20 +155,6 @@ class ReportFailed(APIView):
 
 
 # --- What they share ------------------------------------------------------------------------------
-
-
-def _for_whom(principal: Principal, user: str | None, scope: str = "tasks:write") -> str:
-    """Whose task it is: services and operators name the user, users act for themselves. Raises ApiError 400 or 403."""
-    if principal.is_backend:
-        principal.require_scope(scope)
-        if not valid_id(user):
-            raise wrong("user", "1-200 bytes of printable text without comma: whose task it is")
-        return cast(str, user)
-    if principal.acts is None:
-        raise ApiError(403, "denied", "A scoped token is for its topics only.")
-    if user not in (None, principal.acts):
-        raise ApiError(403, "denied", "A user has tasks of their own only.")
-    return principal.acts
 
 
 def _known(type: str) -> str:
@@ -190,17 +169,16 @@ def _own(principal: Principal, task_id: UUID, scope: str) -> Task:
     """A task that the caller may see. Raises ApiError 403, and 404 also for somebody else's."""
     if principal.is_backend:
         principal.require_scope(scope)
-    elif principal.acts is None:
-        raise ApiError(403, "denied", "A scoped token is for its topics only.")
-    task = Task.objects.filter(pk=task_id).first()
-    if task is None or (not principal.is_backend and task.user != principal.acts):
+    found = Task.objects.filter(pk=task_id)
+    task = (found if principal.is_backend else found.filter(user=principal.require_user())).first()
+    if task is None:
         raise work.unknown()
     return task
 
 
 def _claimed(principal: Principal, task_id: UUID, claim: str) -> Task:
     """The task that a worker outside holds. Raises ApiError 403, 404, or 409 when it does not hold it (any more)."""
-    principal.require_scope("tasks:write")
+    principal.require_scope("tasks:write")  # Users have none: they do not report for workers.
     task = _own(principal, task_id, "tasks:write")
     if task.claim != claim:
         raise _lost()

@@ -14,8 +14,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.errors import ApiError
-from accounts.principals import Principal, valid_id
-from accounts.requests import caller, cursor, integer, moment, page_limit, seal_cursor, shaped, wrong
+from accounts.principals import Principal
+from accounts.requests import PAGES, caller, cursor, integer, moment, page_limit, require_id, seal_cursor, shaped, wrong
 from accounts.shapes import ERRORS, Error, query
 from notifications import history, shapes
 from notifications.drafts import draft, targets
@@ -65,8 +65,7 @@ class Notifications(APIView):
             query("end", "Until when; default: now."),
             query("type", "Only these types, separated by commas."),
             query("q", "Only those whose data contains this text."),
-            query("cursor", "The `next` of the page before."),
-            query("limit", "25 by default, 100 at most.", int),
+            *PAGES,
         ],
         responses={200: shapes.Messages, **ERRORS},
     )
@@ -138,7 +137,7 @@ class OneNotification(APIView):
     @extend_schema(
         operation_id="message",
         summary="A message and what happened to it",
-        responses={200: shapes.MessageWithTimeline, 404: Error, 410: Error, **ERRORS},
+        responses={200: shapes.MessageWithTimeline, 410: Error, **ERRORS},
     )
     def get(self, request: Request, message_id: UUID) -> Response:
         principal = caller(request)
@@ -160,7 +159,7 @@ class OneNotification(APIView):
     @extend_schema(
         operation_id="recall",
         summary="Recall a message, or cancel a scheduled one",
-        responses={204: None, 404: Error, **ERRORS},
+        responses={204: None, **ERRORS},
     )
     def delete(self, request: Request, message_id: UUID) -> Response:
         caller(request).require_scope("notifications:write")
@@ -253,9 +252,7 @@ def _history_topic(request: Request) -> str:
 
 
 def _own_topic(user: str) -> str:
-    if not valid_id(user):
-        raise wrong("user", "1-200 bytes of printable text without comma")
-    return f"user.{user}"
+    return f"user.{require_id('user', user)}"
 
 
 def _may_subscribe(principal: Principal, topic: str) -> bool:

@@ -107,12 +107,11 @@ def query_of(scope: Scope) -> dict[str, str]:
 
 
 async def identify(scope: Scope) -> tuple[Principal, Mute]:
-    """Who it is, and what they do not get live. Raises Unauthenticated, or ApiError 503 when that cannot be found out
-    now."""
+    """Who it is, and what they do not get live. Raises Unauthenticated, or ApiError 503 while nobody can say."""
     try:
         async with asyncio.timeout(AUTHENTICATE_SECONDS):
             return await in_database(_identify, scope)
-    except (Unauthenticated, ApiError):
+    except ApiError:
         raise
     except Exception as error:
         metrics.refused.labels("unavailable").inc()

@@ -208,7 +208,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
 
     async def _subscribe(self, action: protocol.Subscribe, connection: Connection, principal: Principal) -> None:
         already = len(connection.topics - {action.topic})
-        holder = principal if action.token is None else await self._verify(action.token)
+        holder = principal if action.token is None else await in_database(from_bearer, action.token)
         if holder.user not in (None, principal.user):
             raise ApiError(403, "wrong_user", "This token was made for somebody else.")
         await admission.admit(holder, action.topic, already=already)
@@ -221,13 +221,6 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
             protocol.subscribed(found.topic, found.epoch, found.offset, found.recovered, action.ref),
         )
         self._runtime.hub.go_live(connection, [found])
-
-    async def _verify(self, token: str) -> Principal:
-        """The holder of a token that came in a frame. Raises ApiError 401."""
-        try:
-            return await in_database(from_bearer, token)
-        except Unauthenticated as error:
-            raise ApiError(401, error.code, str(error)) from error
 
     def _grant(self, connection: Connection, topic: str, holder: Principal) -> None:
         """The topic stays as long as the token that opened it."""
@@ -249,7 +242,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
 
     async def _refresh(self, action: protocol.Refresh, connection: Connection, principal: Principal) -> None:
         """A fresh credential for the same user: the connection goes on, less the topics that it does not open."""
-        fresh = await self._verify(action.token)
+        fresh = await in_database(from_bearer, action.token)
         if (fresh.kind, fresh.user, fresh.is_backend) != (principal.kind, principal.user, False):
             raise ApiError(403, "wrong_user", "A fresh token is of the same kind and for the same user.")
         if self._watch:

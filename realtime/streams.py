@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 from django.conf import settings
 
-from accounts.credentials import Unauthenticated
 from accounts.errors import ApiError
 from accounts.principals import Principal
 from realtime import admission, metrics, protocol, runtime
@@ -74,7 +73,7 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
         if not started or task is None or not connection.closed:
             raise
         task.uncancel()  # The reader took nothing any more: the response just ends.
-    except (Unauthenticated, ApiError) as error:
+    except ApiError as error:
         await refuse(send, error)
 
 
@@ -115,7 +114,7 @@ async def poll(scope: Scope, receive: Receive, send: Send) -> None:
                 hub.leave(connection)
             body = b'{"events":[' + b",".join(connection.events) + b'],"since":"' + next_place + b'"}'
             await reply(send, 200, body)
-    except (Unauthenticated, ApiError) as error:
+    except ApiError as error:
         await refuse(send, error)
 
 
@@ -224,10 +223,8 @@ async def _something_or_gone(connection: PollConnection, receive: Receive, secon
             await asyncio.gather(*waits)
 
 
-async def refuse(send: Send, error: Unauthenticated | ApiError) -> None:
+async def refuse(send: Send, error: ApiError) -> None:
     """The refusal in the API's shape."""
-    if isinstance(error, Unauthenticated):
-        error = ApiError(401, error.code, str(error))
     headers = [(b"www-authenticate", b"Bearer")] if error.status == 401 else []
     if error.status == 405:
         headers.append((b"allow", b"GET"))

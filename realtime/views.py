@@ -9,8 +9,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts import audit, revocations
-from accounts.principals import valid_id
-from accounts.requests import caller, wrong
+from accounts.requests import caller, require_id, wrong
 from accounts.revocations import Reason
 from accounts.shapes import ERRORS
 
@@ -34,9 +33,7 @@ class UserConnections(APIView):
         responses={204: None, **ERRORS},
     )
     def delete(self, request: Request, user: str) -> Response:
-        if not valid_id(user):
-            raise wrong("user", "1-200 bytes of printable text without comma")
-        return _kick(request, f"user:{user}")
+        return _kick(request, f"user:{require_id('user', user)}")
 
 
 def _kick(request: Request, subject: str) -> Response:

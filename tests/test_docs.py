@@ -138,8 +138,10 @@ def error_codes() -> set[str]:
             for key, value in zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ():
                 if isinstance(key, ast.Constant) and key.value == "code" and isinstance(value, ast.Constant):
                     found.add(value.value if isinstance(value.value, str) else None)
-            if isinstance(node, ast.FunctionDef) and node.name == "code":
-                found |= {str(part.value) for part in ast.walk(node.body[-1]) if isinstance(part, ast.Constant)}
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "super().__init__" and len(node.args) > 1:
+                code = node.args[1]
+                if isinstance(code, ast.IfExp):
+                    found |= {ast.literal_eval(code.body), ast.literal_eval(code.orelse)}
     by_status = re.findall(r'^    \d{3}: "(\w+)",$', (ROOT / "config/api.py").read_text(), re.MULTILINE)
     return {code for code in found if code} | set(by_status)
 
