@@ -86,9 +86,9 @@ PAGES = [
 ]
 
 
-def newest_first(request: Request, found: QuerySet[Row]) -> tuple[list[Row], str | None]:
+def newest_first(request: Request, found: QuerySet[Row], key: Any = UUID) -> tuple[list[Row], str | None]:
     """The page that is asked for, of rows whose ids grow with time -> (its rows, its `next`). Raises ApiError 400."""
-    if place := cursor(request, tuple[UUID]):
+    if place := cursor(request, tuple[key]):
         found = found.filter(pk__lt=place[0])
     limit = page_limit(request)
     rows = list(found.order_by("-pk")[: limit + 1])

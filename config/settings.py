@@ -42,6 +42,14 @@ def secret(name: str) -> str:
     return path.read_text()
 
 
+def json_setting(name: str) -> Any:
+    """A JSON object from the environment. Raises ImproperlyConfigured for what is no JSON."""
+    try:
+        return json.loads(env.str(name, default="") or "{}")
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name} is not JSON: {error}.") from None
+
+
 # --- Who we are -----------------------------------------------------------------------------------
 
 PRODUCTION = env.bool("PRODUCTION", default=False)
@@ -57,6 +65,7 @@ PROMETHEUS_MULTIPROC_DIR = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
 
 SECRET_KEY = secret("SECRET_KEY")
 TOKEN_SIGNING_KEY = secret("TOKEN_SIGNING_KEY")
+SECRETS_KEY = secret("SECRETS_KEY")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[] if PRODUCTION else ["localhost", "127.0.0.1", "[::1]", HOST])
 ALLOWED_ORIGINS = env.list("ALLOWED_ORIGINS", default=[])
 TRUSTED_PROXIES = env.list("TRUSTED_PROXIES", default=[])
@@ -71,7 +80,7 @@ if PRODUCTION:
 
 # --- Who calls ------------------------------------------------------------------------------------
 
-USER_ERASERS = ["notifications.erasure.erase_user"]
+USER_ERASERS = ["notifications.erasure.erase_user", "adapters.dead_letters.erase_user"]
 AUDIT_DAYS = env.int("AUDIT_DAYS", default=365)
 CREDENTIAL_MAX_DAYS = env.int("CREDENTIAL_MAX_DAYS", default=31)
 RATE_SERVICE = env.str("RATE_SERVICE", default="1000/s")
@@ -100,6 +109,7 @@ INSTALLED_APPS = [
     "config",
     "accounts",
     "realtime",
+    "adapters",
     "notifications",
     *(["demo"] if DEMO else []),
 ]
@@ -216,6 +226,8 @@ CELERY_BEAT_SCHEDULE = {
     "publish-due": {"task": "notifications.tasks.publish_due", "schedule": 1.0, "options": {"expires": 5}},
     "purge": {"task": "notifications.tasks.purge", "schedule": 60.0, "options": {"expires": 60}},
     "purge-identity": {"task": "accounts.tasks.purge", "schedule": 60.0, "options": {"expires": 60}},
+    "deliver": {"task": "adapters.tasks.deliver", "schedule": 1.0, "options": {"expires": 1}},
+    "settle-deliveries": {"task": "adapters.tasks.settle", "schedule": 60.0, "options": {"expires": 60}},
 }
 
 # --- The log --------------------------------------------------------------------------------------
@@ -230,7 +242,7 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = BATCH_MAX_BYTES
 INBOX_FROM_FIRST_SEEN = env.bool("INBOX_FROM_FIRST_SEEN", default=True)
 MESSAGE_READ_RECEIPTS = env.bool("MESSAGE_READ_RECEIPTS", default=False)
 CRITICAL_TYPES = env.list("CRITICAL_TYPES", default=[])
-MESSAGE_SINKS: list[str] = []
+MESSAGE_SINKS = ["notifications.outward.owe_messages"]
 
 # --- Tasks ----------------------------------------------------------------------------------------
 
@@ -249,6 +261,30 @@ CELERY_BEAT_SCHEDULE["sweep-tasks"] = {
     "schedule": SWEEP_SECONDS,
     "options": {"expires": SWEEP_SECONDS},
 }
+
+# --- Outside --------------------------------------------------------------------------------------
+
+ADAPTERS = {
+    "webhook": "adapters.webhook.Webhook",
+    "table": "adapters.table.Table",
+}
+DELIVERY_TIMEOUT = env.float("DELIVERY_TIMEOUT", default=10.0)
+DELIVERY_HOURS = env.float("DELIVERY_HOURS", default=24.0)
+DELIVERED_DAYS = env.float("DELIVERED_DAYS", default=3.0)
+DEAD_LETTER_DAYS = env.float("DEAD_LETTER_DAYS", default=14.0)
+DESTINATION_FAILING_DAYS = env.float("DESTINATION_FAILING_DAYS", default=5.0)
+DESTINATIONS_AT_ONCE = env.int("DESTINATIONS_AT_ONCE", default=50)
+REDRIVES_PER_SECOND = env.int("REDRIVES_PER_SECOND", default=100)
+WEBHOOK_NETWORKS = env.list("WEBHOOK_NETWORKS", default=[])
+INGEST_HANDLERS = {
+    "notification": "notifications.ingest.notification",
+    "sumu": "notifications.ingest.sumu",
+    "reuters": "notifications.ingest.reuters",
+    "eventbridge": "notifications.ingest.eventbridge",
+    "task": "notifications.ingest.task",
+}
+INGEST_SOURCES = json_setting("INGEST_SOURCES")
+INGEST_TRIES = env.int("INGEST_TRIES", default=5)
 
 # --- Live -----------------------------------------------------------------------------------------
 
@@ -278,10 +314,7 @@ FRAMES_BURST = env.int("FRAMES_BURST", default=120)
 BUS_QUEUE_EVENTS = env.int("BUS_QUEUE_EVENTS", default=100_000)
 QUERY_CREDENTIALS = env.bool("QUERY_CREDENTIALS", default=True)
 
-try:
-    TOPIC_AUTHORIZERS = json.loads(env.str("TOPIC_AUTHORIZERS", default="") or "{}")
-except ValueError as error:
-    raise ImproperlyConfigured(f"TOPIC_AUTHORIZERS is not JSON: {error}.") from None
+TOPIC_AUTHORIZERS = json_setting("TOPIC_AUTHORIZERS")
 AUTHORIZE_SECRET = secret("AUTHORIZE_SECRET")
 AUTHORIZE_TIMEOUT = env.float("AUTHORIZE_TIMEOUT", default=2.0)
 AUTHORIZE_CACHE_SECONDS = env.float("AUTHORIZE_CACHE_SECONDS", default=60.0)

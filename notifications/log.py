@@ -77,7 +77,10 @@ class Result:
 
 
 class MessageSink(Protocol):
-    """A function of MESSAGE_SINKS: writes rows of its own for new messages, inside their transaction."""
+    """A function of MESSAGE_SINKS: writes rows of its own for messages that enter the log, inside their transaction.
+
+    The messages have their offset, and their topic with its name. Those that are scheduled come when they are due.
+    """
 
     def __call__(self, messages: Sequence[Message]) -> None: ...
 
@@ -127,8 +130,9 @@ def publish_due(limit: int = ROWS_A_STATEMENT) -> int:
         events = []
         for message in due:
             message.offset, message.created_at = next(heads[message.topic.name].offsets), now
-            events.append(message_event(message, message.topic.name, heads[message.topic.name].epoch))
+            events.append(message_event(message, message.topic.name, message.topic.epoch))
         Message.objects.bulk_update(due, ["offset", "created_at", "has_exclusions"], batch_size=200)
+        _tell_sinks(due)
         events = with_exclusions(due, events)
         _publish_after_commit(events)
     return len(due)
@@ -201,8 +205,7 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    topic_id: int
-    epoch: str
+    topic: Topic
     offsets: Iterator[int]  # Those that are ours now.
 
 
@@ -244,9 +247,9 @@ def _store(entries: Sequence[_Entry]) -> None:
     now = timezone.now()  # After the locks: within a topic, time does not run against the offsets.
     for entry in entries:
         head = heads[entry.topic]
-        entry.message.topic_id = head.topic_id
+        entry.message.topic = head.topic
         if entry.draft.send_at is None:
-            entry.epoch, entry.message.offset, entry.message.created_at = head.epoch, next(head.offsets), now
+            entry.epoch, entry.message.offset, entry.message.created_at = head.topic.epoch, next(head.offsets), now
     withheld = _withheld(entries)
     messages = [entry.message for entry in entries]
     Message.objects.bulk_create(messages, batch_size=ROWS_A_STATEMENT)
@@ -256,7 +259,11 @@ def _store(entries: Sequence[_Entry]) -> None:
         for user in sorted(entry.draft.exclude_users)
     ]
     Receipt.objects.bulk_create([*excluded, *withheld], batch_size=ROWS_A_STATEMENT)
-    for path in settings.MESSAGE_SINKS:
+    _tell_sinks([message for message in messages if message.offset is not None])
+
+
+def _tell_sinks(messages: Sequence[Message]) -> None:
+    for path in settings.MESSAGE_SINKS if messages else ():
         sink: MessageSink = import_string(path)
         sink(messages)
 
@@ -286,7 +293,8 @@ def _move_heads(counts: Mapping[str, int]) -> dict[str, _Head]:
                 [value for name in some for value in (name, new_epoch(), counts[name])],
             )
             for name, topic_id, epoch, head in cursor.fetchall():
-                heads[name] = _Head(topic_id, epoch, iter(range(head - counts[name] + 1, head + 1)))
+                topic = Topic(id=topic_id, name=name, epoch=epoch, head=head)
+                heads[name] = _Head(topic, iter(range(head - counts[name] + 1, head + 1)))
     return heads
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from accounts import api_keys, revocations, users
+from adapters import outbox
 from notifications import preferences
 from tests.servers import Stack
 
@@ -58,8 +59,9 @@ def _nobody_is_known() -> Iterator[None]:
 
 def _forget() -> None:
     api_keys._cache.clear()
-    users._remembered = users._Remembered()
-    preferences._known.clear()
+    outbox.forget_wants()
+    users._accounts._values.clear()
+    preferences._mutes._values.clear()
     fresh = revocations._Known(listeners=revocations._known.listeners)
     for field in fields(fresh):
         setattr(revocations._known, field.name, getattr(fresh, field.name))
