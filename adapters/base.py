@@ -79,8 +79,8 @@ class Adapter(ABC):
     def __init__(self, target: Target) -> None:
         self.target = target
 
-    @classmethod
-    def validate(cls, address: str) -> None:  # noqa: B027 (some take any)
+    @classmethod  # noqa: B027 (some take any)
+    def validate(cls, address: str) -> None:
         """Raises Misconfigured for an address that this adapter can never reach."""
 
     @abstractmethod

@@ -2,6 +2,8 @@
 
 import base64
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -45,12 +47,9 @@ def create(actor: Principal | None, wanted: NewDestination) -> tuple[Destination
     if secret:
         destination.sealed = _Sealed([secret]).sealed()
     _apply(destination, wanted)
-    try:
-        with transaction.atomic():
-            destination.save(force_insert=True)
-            audit.record(actor, "destination.created", _subject(destination), after=as_dict(destination))
-    except IntegrityError:
-        raise ApiError(409, "name_taken", "There is a destination of this name: choose another.") from None
+    with _name_free(), transaction.atomic():
+        destination.save(force_insert=True)
+        audit.record(actor, "destination.created", _subject(destination), after=as_dict(destination))
     outbox.forget_wants()
     return destination, secret
 
@@ -58,7 +57,7 @@ def create(actor: Principal | None, wanted: NewDestination) -> tuple[Destination
 def change(actor: Principal | None, destination: Destination, changes: DestinationChange) -> None:
     """Changes what is given. Enabled again, a destination starts without its failures. Raises ApiError 422."""
     before = as_dict(destination)
-    with transaction.atomic():
+    with _name_free(), transaction.atomic():
         destination = _locked(destination)
         _apply(destination, changes)
         destination.changed_at = timezone.now()
@@ -148,6 +147,14 @@ def _locked(destination: Destination) -> Destination:
     if row is None:
         raise unknown()
     return row
+
+
+@contextmanager
+def _name_free() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError:
+        raise ApiError(409, "name_taken", "There is a destination of this name: choose another.") from None
 
 
 def unknown() -> ApiError:

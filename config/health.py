@@ -1,5 +1,6 @@
 """Whether a process lives, whether it can serve, and what it counts."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from accounts import throttles
 from accounts.credentials import authenticate
 from accounts.errors import ApiError
+from adapters.metrics import DeliveryCollector
 from realtime import runtime
+
+logger = logging.getLogger(__name__)
 
 BUS_IS_DOWN = "The bus is down: check REDIS_URL. Until it is back, events come from the log, within seconds."
 NOT_THROTTLED = "Nobody is throttled: Redis does not answer; check REDIS_URL."
@@ -23,6 +27,8 @@ NOT_THROTTLED = "Nobody is throttled: Redis does not answer; check REDIS_URL."
 _LOOPBACK = {"127.0.0.1", "::1", ""}
 _PASSED_ON = {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded", "via"}
 _migrated = False
+_deliveries = CollectorRegistry()
+_deliveries.register(DeliveryCollector())
 
 
 @require_safe
@@ -72,7 +78,12 @@ def metrics(request: HttpRequest) -> HttpResponse:
     if folder := multiprocess_folder():
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
-    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+    text = generate_latest(registry)
+    try:
+        text += generate_latest(_deliveries)
+    except DatabaseError:  # It has a line of its own in /readyz.
+        logger.warning("Deliveries are missing from /metrics: the database does not answer.")
+    return HttpResponse(text, content_type=CONTENT_TYPE_LATEST)
 
 
 def _may_see_metrics(request: HttpRequest) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from django.conf import LazySettings
 from django.utils import timezone
 
-from adapters import outbox
+from adapters import deliveries, delivering, outbox
 from adapters.base import adapter_class
 from adapters.delivering import Deliverer
 from adapters.models import Delivery, Destination
@@ -27,6 +27,13 @@ def memory(settings: LazySettings) -> Iterator[None]:
     Memory.reset()
     yield
     adapter_class.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run ends when there is nothing to do, and what failed does not come again in it."""
+    monkeypatch.setattr(delivering, "LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(deliveries, "_backoff", lambda _attempts: 30.0)
 
 
 def destination(name: str = "crm", kind: str = "memory", **fields: Any) -> Destination:

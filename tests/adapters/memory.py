@@ -25,7 +25,8 @@ class Memory(Adapter):
 
     @classmethod
     def reset(cls) -> None:
-        cls.sent.clear(), cls.outcomes.clear(), cls.seconds.clear()
+        for kept in (cls.sent, cls.outcomes, cls.seconds):
+            kept.clear()
 
     async def publish(self, batch: Sequence[Parcel]) -> Sequence[Outcome]:
         name = self.target.name

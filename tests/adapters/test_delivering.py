@@ -7,7 +7,7 @@ import pytest
 from django.conf import LazySettings
 from django.utils import timezone
 
-from adapters import deliveries, delivering
+from adapters import deliveries
 from adapters.base import Outcome
 from adapters.deliveries import _backoff as backoff
 from adapters.delivering import Deliverer
@@ -16,13 +16,6 @@ from tests.adapters.conftest import conserved, deliver, destination, make_due, o
 from tests.adapters.memory import Memory
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture(autouse=True)
-def _no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run ends when there is nothing to do, and what failed does not come again in it."""
-    monkeypatch.setattr(delivering, "LINGER_SECONDS", 0.0)
-    monkeypatch.setattr(deliveries, "_backoff", lambda _attempts: 30.0)
 
 
 def test_what_is_owed_arrives_once_with_its_id_and_its_body() -> None:
