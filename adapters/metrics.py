@@ -20,7 +20,7 @@ class DeliveryCollector(Collector):
     """
 
     def collect(self) -> Iterator[Metric]:
-        accepted = CounterMetricFamily("fanfare_deliveries_accepted", "Events owed.", labels=["destination"])
+        accepted = CounterMetricFamily("fanfare_deliveries_accepted_total", "Events owed.", labels=["destination"])
         ended = GaugeMetricFamily(
             "fanfare_deliveries_state", "What became of the events owed.", labels=["destination", "state"]
         )

@@ -35,7 +35,7 @@ class NewDestination(DestinationChange, forbid_unknown_fields=True, omit_default
     options: dict[str, Any] = {}
 
 
-class Counts(Struct):
+class DeliveryCounts(Struct):
     """How many deliveries came to each end since the destination was made."""
 
     pending: int
@@ -62,7 +62,7 @@ class Destination(Struct, kw_only=True):
     paused_until: datetime | None
     last_error: str
     created_at: datetime
-    counts: Counts
+    counts: DeliveryCounts
 
 
 class MadeDestination(Destination, kw_only=True):

@@ -139,7 +139,7 @@ def _shown(rows: list[Destination]) -> list[shapes.Destination]:
     return [
         shapes.Destination(
             id=row.pk,
-            counts=shapes.Counts(pending.get(row.pk, 0), row.delivered, row.dead, row.expired),
+            counts=shapes.DeliveryCounts(pending.get(row.pk, 0), row.delivered, row.dead, row.expired),
             **{name: getattr(row, name) for name in _FIELDS},
         )
         for row in rows

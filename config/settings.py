@@ -75,7 +75,11 @@ if PRODUCTION:
         raise ImproperlyConfigured("PRODUCTION=1 does not go with DEBUG=1: unset DEBUG.")
     if not ALLOWED_HOSTS or "*" in ALLOWED_HOSTS:
         raise ImproperlyConfigured("PRODUCTION=1 needs ALLOWED_HOSTS: the host names of this service, never '*'.")
-    for weak in (name for name in ("SECRET_KEY", "TOKEN_SIGNING_KEY", "AUTHORIZE_SECRET") if len(secret(name)) < 32):
+    for weak in (
+        name
+        for name in ("SECRET_KEY", "TOKEN_SIGNING_KEY", "AUTHORIZE_SECRET", "SECRETS_KEY")
+        if len(secret(name)) < 32
+    ):
         raise ImproperlyConfigured(f"{weak} is shorter than 32 characters: choose a long random one.")
 
 # --- Who calls ------------------------------------------------------------------------------------

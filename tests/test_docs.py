@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 README, SETTINGS, PROTOCOL = ROOT / "README.md", ROOT / "docs/settings.md", ROOT / "docs/protocol.md"
 NOTIFICATIONS, IDENTITY = ROOT / "docs/notifications.md", ROOT / "docs/identity.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-ROOMS = ("accounts", "config", "demo", "notifications", "realtime")
+ROOMS = ("accounts", "adapters", "config", "demo", "notifications", "realtime")
 
 EXAMPLE_URL = "http://127.0.0.1:8000"
 SECONDS = 10
@@ -68,7 +68,11 @@ def constant(call: ast.Call, place: int) -> str | None:
 
 def settings_calls() -> dict[str, ast.Call]:
     """Where config/settings.py reads each environment variable."""
-    reads = [c for c in calls(ROOT / "config/settings.py") if re.match(r"(env\.\w+|secret)$", ast.unparse(c.func))]
+    reads = [
+        c
+        for c in calls(ROOT / "config/settings.py")
+        if re.match(r"(env\.\w+|secret|json_setting)$", ast.unparse(c.func))
+    ]
     return {name: call for call in reads if (name := constant(call, 0))}
 
 
@@ -207,11 +211,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_commands_and_metrics_that_are_named_exist(page: Path) -> None:
     text = page.read_text()
-    for path in re.findall(rf"\b(?:{'|'.join(ROOMS)}|static)/[\w/]+\.\w+", text):
+    for path in re.findall(rf"(?<![\w/])(?:{'|'.join(ROOMS)}|static)/[\w/]+\.\w+", text):
         assert (ROOT / path).exists(), path
     for command in re.findall(r"manage\.py ([a-z_]+)", text):
         assert command in {*get_commands(), "up"}, command
-    counted = "".join((ROOT / path).read_text() for path in ("realtime/metrics.py", "accounts/throttles.py"))
+    counted = "".join(
+        (ROOT / path).read_text() for path in ("realtime/metrics.py", "accounts/throttles.py", "adapters/metrics.py")
+    )
     for metric in re.findall(r"`(fanfare_\w+)`", text):
         assert f'"{metric}"' in counted, metric
 
@@ -262,7 +268,7 @@ def run_example(block: str, stack: Stack, prelude: str = STRICT_CURL) -> subproc
 
 CURL_BLOCKS = [
     pytest.param(block, id=f"{page.stem}-{number}")
-    for page in (README, IDENTITY, NOTIFICATIONS, PROTOCOL, ROOT / "docs/tasks.md", ROOT / "docs/inbox.md")
+    for page in PAGES
     for number, block in enumerate(block for block in blocks(page, "bash") if "curl " in block)
     if "/api/stream" not in block
 ]
