@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import time
+from collections.abc import Iterable, Mapping
 
 PREFIX = "whsec_"
 TOLERANCE = 300  # Seconds, as the specification's own libraries have it.
@@ -31,6 +32,18 @@ def verify(secret: str, id: str, timestamp: str, body: bytes, signatures: str, *
     right = sign(secret, id, int(timestamp), body).encode()
     # As bytes: for texts beyond ASCII, compare_digest raises.
     return any(hmac.compare_digest(right, one.encode()) for one in signatures.split(" "))
+
+
+def verify_request(
+    secrets: Iterable[str], headers: Mapping[str, str], body: bytes, *, tolerance: float = TOLERANCE
+) -> bool:
+    """Whether a request is signed with one of the secrets: two, while they are rotated.
+
+    `body`: its bytes, as they came. Names of headers may be in any case.
+    """
+    values = {name.lower(): value for name, value in headers.items()}
+    id, timestamp, signatures = (values.get(f"webhook-{name}", "") for name in ("id", "timestamp", "signature"))
+    return bool(id) and any(verify(one, id, timestamp, body, signatures, tolerance=tolerance) for one in secrets)
 
 
 def _key(secret: str) -> bytes:

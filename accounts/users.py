@@ -1,8 +1,6 @@
 """End users: known from when they are first seen, moved between accounts, erased from every room."""
 
-import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -15,11 +13,13 @@ from msgspec import UNSET, UnsetType
 from accounts import audit, revocations
 from accounts.models import Account, AuditEntry, Token, User
 from accounts.principals import Kind, Principal
-from accounts.revocations import Ended, Reason
+from accounts.remembered import Remembered
+from accounts.revocations import Reason
 from accounts.shapes import UserChange
 
-REMEMBERED = 100_000  # Users in the memory of each process.
 ROWS_A_STATEMENT = 1000
+
+_accounts = Remembered[str | UnsetType | None]()  # UNSET: the user's row is there, the account was not read.
 
 
 class StaleAccount(Exception):
@@ -34,12 +34,13 @@ class Eraser(Protocol):
 
 def ensure(ids: Iterable[str]) -> None:
     """Makes users known that are targets, in the caller's transaction: at most one statement, mostly none."""
-    strangers = sorted({user for user in ids if user not in _remembered})  # In one order, or two could deadlock.
+    version = _accounts.version
+    strangers = sorted({user for user in ids if user not in _accounts})  # In one order, or two could deadlock.
     for start in range(0, len(strangers), ROWS_A_STATEMENT):
         rows = [User(id=user) for user in strangers[start : start + ROWS_A_STATEMENT]]
         User.objects.bulk_create(rows, ignore_conflicts=True)
     if strangers:
-        transaction.on_commit(lambda: _remembered.add_known(strangers))
+        transaction.on_commit(lambda: _accounts.keep(dict.fromkeys(strangers, UNSET), version))
 
 
 def see(user: str, account: str | None, issued_at: float) -> str | None:
@@ -47,14 +48,13 @@ def see(user: str, account: str | None, issued_at: float) -> str | None:
 
     The credential's account wins, and moves the user. Raises StaleAccount for one that is older than the last move.
     """
-    remembered = _remembered.account_of(user)
+    version, remembered = _accounts.version, _accounts.get(user)
     if remembered is not UNSET and account in (None, remembered):
         return remembered
-    before = _remembered.version
     row = User.objects.filter(pk=user).first()
     if row is None or (account is not None and account != row.account_id):
         row = _meet(user, account, datetime.fromtimestamp(max(issued_at, 0.0), tz=UTC))
-    _remembered.set_account(user, row.account_id, read_at=before)
+    _accounts.keep({user: row.account_id}, version)
     return row.account_id
 
 
@@ -86,7 +86,7 @@ def change(actor: Principal | None, user: str, changes: UserChange) -> User:
         if changes.account is not UNSET and changes.account != row.account_id:
             _move(row, changes.account, now)
         audit.record(actor, "user.changed", f"user:{user}", before=before, after=as_dict(row))
-    _remembered.forget([user])
+    _accounts.forget([user])
     return row
 
 
@@ -103,13 +103,13 @@ def erase(actor: Principal | None, user: str) -> bool:
         User.objects.filter(pk=user).delete()
         revocations.revoke(f"user:{user}", Reason.ERASED)
         audit.record(actor, "user.erased", f"user:{user}")
-    _remembered.forget([user])
+    _accounts.forget([user])
     return True
 
 
 def is_settled(user: str, account: str | None) -> bool:
     """Whether this process still knows the user to be in this account; asks nobody."""
-    return _remembered.account_of(user) == account
+    return _accounts.get(user) == account
 
 
 def as_dict(row: User) -> dict[str, Any]:
@@ -134,54 +134,3 @@ def _move(row: User, account: str | None, moved_at: datetime) -> None:
     row.save(update_fields=["account", "moved_at"])
     # Not those of the credential that has moved the user, nor newer ones.
     revocations.close(f"user:{row.id}", Reason.MOVED, issued_until=moved_at - timedelta(milliseconds=1))
-
-
-class _Remembered:
-    """Users whose rows are there, as far as this process knows; and their accounts, where they were read."""
-
-    def __init__(self) -> None:
-        self._accounts: OrderedDict[str, str | UnsetType | None] = OrderedDict()
-        self._lock = threading.Lock()
-        self.version = 0  # Moves on with each that is forgotten: what was read before may be old.
-
-    def __contains__(self, user: str) -> bool:
-        return user in self._accounts
-
-    def account_of(self, user: str) -> str | UnsetType | None:
-        return self._accounts.get(user, UNSET)
-
-    def add_known(self, users: Iterable[str]) -> None:
-        with self._lock:
-            for user in users:
-                self._accounts.setdefault(user, UNSET)
-            self._trim()
-
-    def set_account(self, user: str, account: str | None, *, read_at: int) -> None:
-        with self._lock:
-            if read_at != self.version:
-                return
-            self._accounts[user] = account
-            self._accounts.move_to_end(user)
-            self._trim()
-
-    def forget(self, users: Iterable[str]) -> None:
-        with self._lock:
-            self.version += 1
-            for user in users:
-                self._accounts.pop(user, None)
-
-    def _trim(self) -> None:
-        while len(self._accounts) > REMEMBERED:
-            self._accounts.popitem(last=False)
-
-
-_remembered = _Remembered()
-
-
-def _forget_ended(news: Sequence[Ended]) -> None:
-    """Moved or erased, perhaps by another process."""
-    if users := [ended.subject.removeprefix("user:") for ended in news if ended.subject.startswith("user:")]:
-        _remembered.forget(users)
-
-
-revocations.listen(_forget_ended)

@@ -45,12 +45,14 @@ class Parcel:
 class Outcome:
     """What became of one parcel. Without an `error` it was taken.
 
-    `permanent`: to try again is of no use. `retry_after`: seconds that the other side asked for. `response`: what it
-    answered, as far as that helps to find the fault.
+    `permanent`: to try again is of no use. `tried`: where it is false, nothing was sent, and nothing is held against
+    anybody. `retry_after`: seconds that the other side asked for. `response`: what it answered, as far as that helps
+    to find the fault.
     """
 
     error: str = ""
     permanent: bool = False
+    tried: bool = True
     retry_after: float = 0.0
     response: str = ""
 
@@ -66,7 +68,7 @@ class Misconfigured(Exception):
 class Adapter(ABC):
     """Carries events to destinations of one kind. One is made for each destination, and used by one event loop.
 
-    SDKs are imported in the constructor: who has no such destination needs none.
+    SDKs are imported in the constructor: who has no such destination needs none. It raises Misconfigured.
     """
 
     ordered: ClassVar[bool] = False  # Takes what shares a key in the order of a batch.
@@ -88,8 +90,8 @@ class Adapter(ABC):
         """Sends up to `batch_size` parcels -> an outcome for each, in their order; at least once.
 
         It ends within DELIVERY_TIMEOUT for each attempt that it makes. What it raises counts as a temporary failure
-        of every parcel. Of an ordered adapter: after a failure, the parcels of the same key are not tried and fail
-        too.
+        of every parcel. The first one is always tried. Of an ordered adapter: after a failure, the parcels of the same
+        key are not.
         """
 
     async def check(self) -> str:

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from accounts import audit
 from adapters import deliveries, outbox
-from adapters.models import Delivery, Destination, FailedRecord
+from adapters.models import Delivery, Destination, QueuedEvent
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,6 @@ def settle() -> None:
     _purge(Q(state__in=(State.DELIVERED, State.EXPIRED), finished_at__lte=delivered))
     _purge(Q(state=State.DEAD, finished_at__lte=dead))
     _purge_deleted(now)
-    FailedRecord.objects.filter(last_at__lte=dead).delete()
 
 
 def turn_off(now: datetime) -> None:
@@ -95,7 +94,9 @@ def turn_off(now: datetime) -> None:
 
 def erase_user(user: str) -> None:
     """Nothing of a user's own topic goes out any more, nor is kept (USER_ERASERS); the rows stay, to be counted."""
-    found = Delivery.objects.filter(key__in=(user, f"user.{user}"))
+    keys = (user, f"user.{user}")
+    QueuedEvent.objects.filter(key__in=keys).delete()
+    found = Delivery.objects.filter(key__in=keys)
     deliveries.expire(found)
     found.update(body="{}", key="", response="")
 

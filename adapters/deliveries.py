@@ -176,7 +176,8 @@ def _judge(row: Destination, outcomes: Sequence[Outcome], now: datetime) -> None
     asked = max((outcome.retry_after for outcome in outcomes if not outcome.delivered), default=0.0)
     pause = min(asked, RETRY_AFTER_MAX)
     if row.failures >= FAILURES_MAX:
-        longest = min(PAUSE_MAX, 2.0 ** (row.failures - FAILURES_MAX))
+        failing = (now - (row.failing_since or now)).total_seconds()
+        longest = min(PAUSE_MAX, max(1.0, failing / 4))  # A long outage is probed rarely, a short one often.
         pause = max(pause, random.uniform(longest / 2, longest))  # noqa: S311 (no secret)
     if pause:
         row.paused_until = now + timedelta(seconds=pause)

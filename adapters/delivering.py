@@ -139,8 +139,9 @@ class Deliverer:
             else:
                 fit.append(row)
         if fit:
-            tried += zip(fit, await _outcomes(adapter, fit), strict=True)
-        return _without_blocked(tried) if adapter.ordered else tried
+            outcomes = await _outcomes(adapter, fit)
+            tried += ((row, outcome) for row, outcome in zip(fit, outcomes, strict=True) if outcome.tried)
+        return tried
 
 
 async def _outcomes(adapter: Adapter, rows: Sequence[Delivery]) -> Sequence[Outcome]:
@@ -154,15 +155,3 @@ async def _outcomes(adapter: Adapter, rows: Sequence[Delivery]) -> Sequence[Outc
         logger.exception("The adapter of %s failed", adapter.target.name)
         problem = f"{type(error).__name__}: {error}"
     return [Outcome(f"The adapter failed: {problem}")] * len(parcels)
-
-
-def _without_blocked(tried: Sequence[tuple[Delivery, Outcome]]) -> list[tuple[Delivery, Outcome]]:
-    """Without what failed only because it stands behind another failure of its key."""
-    failed: set[str] = set()
-    judged = []
-    for row, outcome in tried:
-        if outcome.delivered or row.key not in failed:
-            judged.append((row, outcome))
-        if not outcome.delivered:
-            failed.add(row.key)
-    return judged

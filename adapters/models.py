@@ -97,6 +97,7 @@ class QueuedEvent(models.Model):
     id = models.BigAutoField(primary_key=True)
     destination = models.ForeignKey(Destination, on_delete=models.CASCADE, db_index=False)
     event_id = models.UUIDField()
+    key = models.CharField(max_length=250)
     body = models.TextField()
     received = models.IntegerField(default=0)
     receipt = models.CharField(max_length=40, blank=True)
@@ -108,7 +109,7 @@ class QueuedEvent(models.Model):
         constraints = [models.UniqueConstraint("destination", "event_id", name="queued_event_once")]
         indexes = [
             models.Index("destination", "visible_at", "id", name="queued_event_visible"),
-            models.Index("receipt", name="queued_event_receipt", condition=~Q(receipt="")),
+            models.Index("key", name="queued_event_key"),
             models.Index("expires_at", name="queued_event_expiry"),
         ]
 

@@ -40,8 +40,7 @@ class Table(Adapter):
 
     async def publish(self, batch: Sequence[Parcel]) -> Sequence[Outcome]:
         async with asyncio.timeout(settings.DELIVERY_TIMEOUT):
-            events = [(parcel.id, parcel.body.decode()) for parcel in batch]
-            await in_database(fetching.put, self.target.id, events, self._retention)
+            await in_database(fetching.put, self.target.id, batch, self._retention)
         return [Outcome() for _ in batch]
 
     async def check(self) -> str:

@@ -4,7 +4,7 @@ import asyncio
 
 from celery import shared_task
 
-from adapters import dead_letters
+from adapters import dead_letters, fetching, ingest
 from adapters.delivering import Deliverer
 
 RUN_SECONDS = 5.0  # So that a worker that is to stop need not wait for long.
@@ -21,3 +21,5 @@ def deliver() -> None:
 @shared_task
 def settle() -> None:
     dead_letters.settle()
+    fetching.purge()
+    ingest.purge()

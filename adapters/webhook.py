@@ -3,32 +3,29 @@
 import asyncio
 import hashlib
 import re
-import ssl
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
 from typing import Annotated
 
 import httpcore
-import httpx
 import msgspec
 from django.conf import settings
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
-from accounts.signatures import sign
+from accounts.signatures import PREFIX, sign
 from adapters import guarded
 from adapters.base import Adapter, Misconfigured, Outcome, Parcel, Target
 
 REQUESTS_AT_ONCE = 16
-KEPT_ALIVE_SECONDS = 30.0  # A new connection looks the host's address up again.
 BATCH_BYTES = 512 * 1024  # Many servers refuse more than a megabyte.
 REPLY_MAX_BYTES = 4096
 RESPONSE_CHARACTERS = 500
 RETRY_AFTER_MAX = 3600.0
+SECRET_CHARACTERS = 6  # What is shorter in a header hides nothing, and is found in every text.
 
 TEMPORARY = {408, 425, 429}  # And all from 500.
 ABOUT_CONTENT = {400, 413, 422}  # One event of a batch may be to blame.
@@ -68,6 +65,7 @@ class Webhook(Adapter):
     """
 
     signs = True
+    hidden = frozenset({"headers"})
     Options = Options
 
     @classmethod
@@ -76,29 +74,23 @@ class Webhook(Adapter):
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
+        if not target.secrets:
+            raise Misconfigured("The destination has no secret: rotate it.")
         self._options = msgspec.convert(target.options, Options)
-        self._address = address = guarded.parse(target.address)
+        address = guarded.parse(target.address)
         self._url = httpcore.URL(scheme=address.scheme, host=address.host, port=address.port, target=address.target)
-        self._headers: dict[bytes | str, bytes | str] = {
+        self._headers = {
             "host": address.authority,
             "user-agent": "fanfare",
             "accept-encoding": "identity",
             "content-type": "application/json",
             **self._options.headers,
         }
-        self._network = guarded.GuardedNetwork(address.scheme)
+        self._connections = guarded.Connections(address)
         self._turns = asyncio.Semaphore(REQUESTS_AT_ONCE)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=_trusted() if address.scheme == "https" else None,
-            # Turns are the limit: with one of its own, a request that is cancelled may take a connection's place along.
-            max_connections=None,
-            max_keepalive_connections=REQUESTS_AT_ONCE,
-            keepalive_expiry=KEPT_ALIVE_SECONDS,
-            network_backend=self._network,
-        )
 
     async def publish(self, batch: Sequence[Parcel]) -> Sequence[Outcome]:
-        return await self._publish(list(self._requests(batch)), _Halt())
+        return await self._publish(list(self._requests(batch)), _Run())
 
     async def check(self) -> str:
         """Posts an event `fanfare.check`: nothing less shows that path and secret are right."""
@@ -109,8 +101,7 @@ class Webhook(Adapter):
         return f"it answers {outcome.response}"
 
     async def close(self) -> None:
-        await self._pool.aclose()
-        self._network.close()
+        await self._connections.close()
 
     def _requests(self, batch: Sequence[Parcel]) -> Iterator[list[Parcel]]:
         """What goes out together."""
@@ -125,20 +116,23 @@ class Webhook(Adapter):
         if request:
             yield request
 
-    async def _publish(self, requests: Sequence[list[Parcel]], halt: "_Halt") -> list[Outcome]:
+    async def _publish(self, requests: Sequence[list[Parcel]], run: "_Run") -> list[Outcome]:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._deliver(parcels, halt)) for parcels in requests]
+            tasks = [group.create_task(self._deliver(parcels, run)) for parcels in requests]
         return [outcome for task in tasks for outcome in task.result()]
 
-    async def _deliver(self, parcels: list[Parcel], halt: "_Halt") -> list[Outcome]:
+    async def _deliver(self, parcels: list[Parcel], run: "_Run") -> list[Outcome]:
         async with self._turns:
-            if halt.after:
-                return [replace(halt.after, error=f"not tried: {halt.after.error}", response="")] * len(parcels)
+            if run.over:
+                return [replace(run.over, tried=False)] * len(parcels)
+            started = time.monotonic()
             outcome, status = await self._attempt(parcels)
-            if outcome.retry_after or status is None:
-                halt.after = outcome
+            if status is not None:
+                run.answered_at = time.monotonic()
+            if outcome.retry_after or run.answered_at < started:
+                run.over = outcome
         if len(parcels) > 1 and status in ABOUT_CONTENT:
-            return await self._publish([[parcel] for parcel in parcels], halt)
+            return await self._publish([[parcel] for parcel in parcels], run)
         return [outcome] * len(parcels)
 
     async def _attempt(self, parcels: list[Parcel]) -> tuple[Outcome, int | None]:
@@ -164,7 +158,8 @@ class Webhook(Adapter):
         try:
             async with (
                 asyncio.timeout(settings.DELIVERY_TIMEOUT),  # In all, however slowly the other side goes on.
-                self._pool.stream("POST", self._url, headers=self._signed(id, body), content=body) as response,
+                self._connections.one() as connection,
+                connection.stream("POST", self._url, headers=self._signed(id, body), content=body) as response,
             ):
                 reply = _Reply(response.status, _retry_after(response.headers))
                 async for chunk in response.aiter_stream():
@@ -176,16 +171,15 @@ class Webhook(Adapter):
                 raise
         return reply
 
-    def _signed(self, id: str, body: bytes) -> dict[bytes | str, bytes | str]:
+    def _signed(self, id: str, body: bytes) -> Sequence[tuple[str, str]]:
         """The headers. While secrets are rotated there are two signatures: the receiver may have either."""
-        if not self.target.secrets:
-            raise Misconfigured("The destination has no secret: rotate it.")
         timestamp = int(time.time())
-        return self._headers | {
-            "webhook-id": id,
-            "webhook-timestamp": str(timestamp),
-            "webhook-signature": " ".join(sign(secret, id, timestamp, body) for secret in self.target.secrets),
-        }
+        return [
+            *self._headers.items(),
+            ("webhook-id", id),
+            ("webhook-timestamp", str(timestamp)),
+            ("webhook-signature", " ".join(sign(secret, id, timestamp, body) for secret in self.target.secrets)),
+        ]
 
     def _outcome(self, reply: "_Reply") -> Outcome:
         status = reply.status
@@ -208,16 +202,20 @@ class Webhook(Adapter):
     def _secrets(self) -> Iterator[str]:
         """Headers' values also without a scheme such as `Bearer`, secrets also without their prefix."""
         for value in self._options.headers.values():
-            yield from (value, *(part for part in value.split() if len(part) > 6))
+            yield from (text for text in (value, *value.split()) if len(text) >= SECRET_CHARACTERS)
         for secret in self.target.secrets:
-            yield from (secret, secret.removeprefix("whsec_"))
+            yield from (secret, secret.removeprefix(PREFIX))
 
 
 @dataclass(slots=True)
-class _Halt:
-    """Set once a side has let time pass or asked for it: what it has not been sent in this batch waits as well."""
+class _Run:
+    """One batch. `over`: the side asks for time, or has answered to nothing for as long as a request may take.
 
-    after: Outcome | None = None
+    What it has not been sent by then waits as well, so that a dead side holds a batch up once, not for each request.
+    """
+
+    answered_at: float = 0.0
+    over: Outcome | None = None
 
 
 @dataclass(slots=True)
@@ -247,9 +245,3 @@ def _retry_after(headers: Sequence[tuple[bytes, bytes]]) -> float:
         return 0.0
     aware = date if date.tzinfo else date.replace(tzinfo=UTC)
     return min(max((aware - datetime.now(UTC)).total_seconds(), 0.0), RETRY_AFTER_MAX)
-
-
-@cache
-def _trusted() -> ssl.SSLContext:
-    """The usual authorities, or those that SSL_CERT_FILE names."""
-    return httpx.create_ssl_context(trust_env=True)

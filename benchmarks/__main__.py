@@ -15,6 +15,7 @@ from benchmarks.delays import delays
 from benchmarks.fanout import fanout
 from benchmarks.inbox import inbox
 from benchmarks.load import compiled
+from benchmarks.outside import outside
 from benchmarks.processes import NotInstalled, watched, workspace
 from benchmarks.report import Table, machine, render
 from benchmarks.storing import storing
@@ -27,6 +28,7 @@ TABLES: Mapping[str, Callable[[Path], Table]] = {
     "storing": storing,
     "storm": storm,
     "inbox": inbox,
+    "outside": outside,
 }
 
 

@@ -18,13 +18,14 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 _at_work = queued(cast(Application, get_asgi_application()), settings.REQUESTS_AT_ONCE)
 django_application = bounded(_at_work, settings.BATCH_MAX_BYTES)
 
+from adapters.fetch_endpoint import receive_messages  # noqa: E402
 from realtime import runtime  # noqa: E402
 from realtime.consumers import LiveConsumer  # noqa: E402
 from realtime.drain import drain_on_sigterm  # noqa: E402
 from realtime.streams import poll, stream  # noqa: E402
 
 live = LiveConsumer.as_asgi()
-waiting = {"/api/stream": stream, "/api/poll": poll}
+waiting = {"/api/stream": stream, "/api/poll": poll, "/api/client-messages/receive": receive_messages}
 
 
 async def _route(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,12 +1,14 @@
 """The OpenAPI schema learns msgspec shapes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 from drf_spectacular.extensions import OpenApiSerializerExtension
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import Direction
+
+from adapters.fetch_shapes import ClientMessages, ReceiveRequest
 
 REFERENCE = "#/components/schemas/{name}"
 
@@ -34,7 +36,7 @@ def _all_shapes(base: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
 
 
 def add_waiting_endpoints(result: dict[str, Any], **_options: Any) -> dict[str, Any]:
-    """A hook of drf-spectacular: stream and poll are answered before Django, so it does not find them."""
+    """A hook of drf-spectacular: what waits is answered before Django, so it does not find that."""
     topics = _parameter("topics", "query", "Topics, separated by commas, instead of the caller's own.")
     since = _parameter("since", "query", "The place to go on from, as it was given.")
     wait = _parameter("wait", "query", "Seconds to wait for something, 0 to 60; default 25.")
@@ -50,6 +52,20 @@ def add_waiting_endpoints(result: dict[str, Any], **_options: Any) -> dict[str, 
     result["paths"]["/api/poll"] = {
         "get": _operation("poll", "Long poll", [topics, since, wait], {"application/json": {"schema": reply}})
     }
+    (asked, received), shapes = msgspec.json.schema_components([ReceiveRequest, ClientMessages], ref_template=REFERENCE)
+    result["components"]["schemas"] |= shapes
+    result["paths"]["/api/client-messages/receive"] = {
+        "post": {
+            **_operation(
+                "receive_client_messages",
+                "Receive messages that nobody fetches by push; they come again unless they are acknowledged in time",
+                [],
+                {"application/json": {"schema": received}},
+                refusals=(400, 401, 403, 404, 405, 413, 415, 429, 503),
+            ),
+            "requestBody": {"content": {"application/json": {"schema": asked}}},
+        }
+    }
     return result
 
 
@@ -57,7 +73,14 @@ def _parameter(name: str, place: str, description: str) -> dict[str, Any]:
     return {"name": name, "in": place, "description": description, "schema": {"type": "string"}}
 
 
-def _operation(name: str, summary: str, parameters: list[dict[str, Any]], content: dict[str, Any]) -> dict[str, Any]:
+def _operation(
+    name: str,
+    summary: str,
+    parameters: list[dict[str, Any]],
+    content: dict[str, Any],
+    *,
+    refusals: Iterable[int] = (400, 401, 403, 405, 429, 503),
+) -> dict[str, Any]:
     refused = {"application/json": {"schema": {"$ref": REFERENCE.format(name="Error")}}}
     return {
         "operationId": name,
@@ -67,6 +90,6 @@ def _operation(name: str, summary: str, parameters: list[dict[str, Any]], conten
         "parameters": parameters,
         "responses": {
             "200": {"description": "", "content": content},
-            **{str(status): {"description": "", "content": refused} for status in (400, 401, 403, 405, 429, 503)},
+            **{str(status): {"description": "", "content": refused} for status in refusals},
         },
     }

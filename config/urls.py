@@ -35,6 +35,7 @@ urlpatterns = [
     ),
     path("api/", include("realtime.urls")),
     path("api/", include("notifications.urls")),  # Before `users/…`, which would take its `users/…/preferences`.
+    path("api/", include("adapters.urls")),
     path("api/", include(accounts_api)),
     re_path(r"^api/(?P<rest>[\s\S]*)$", no_such_route),
     *([path("demo/", include("demo.urls"))] if settings.DEMO else []),

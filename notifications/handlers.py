@@ -13,7 +13,10 @@ from functools import cache
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
+from django.conf import settings
 from django.utils.module_loading import autodiscover_modules
+
+from accounts.errors import ApiError
 
 
 class Progress(Protocol):
@@ -79,6 +82,14 @@ def find(type: str) -> Handler | None:
 def types() -> list[str]:
     _discover()
     return sorted(_handlers)
+
+
+def require(type: str) -> str:
+    """Raises ApiError 422 for a type that no handler here does; workers outside know their own."""
+    if not settings.TASKS_QUEUE and find(type) is None:
+        why = f"one of {', '.join(types())}: a handler is registered for these"
+        raise ApiError(422, "refused", f"type: {why}.", fields={"type": why})
+    return type
 
 
 @cache

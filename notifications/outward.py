@@ -29,5 +29,11 @@ def _event(message: Message) -> outbox.Event:
     if message.sender:
         data["sender"] = message.sender
     return outbox.Event(
-        "message", message.id, topic.name, msgspec.json.encode(data), message.created_at, message.type, message.expires_at
+        "message",
+        message.id,
+        topic.name,
+        msgspec.json.encode(data),
+        message.created_at,
+        message.type,
+        message.expires_at,
     )

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 
 from django.conf import settings
 from django.db import transaction
+from msgspec import UNSET
 
 from accounts import revocations
 from accounts.models import User
-from accounts.revocations import Ended, Reason
+from accounts.remembered import Remembered
+from accounts.revocations import Reason
 from notifications.models import Message, Preference, Receipt
 from realtime.mutes import Mute
 
@@ -22,10 +24,8 @@ SILENT = (Choice.INBOX, Choice.OFF)
 REST = "*"  # The choice for types that have none of their own.
 TYPES_MAX = 100  # For each user.
 WITHHELD = "preference"  # The reason on a receipt.
-KNOWN_MAX = 100_000
 
-_known: dict[str, Mute] = {}
-_heard = 0  # Moves on with all that is revoked: what was read before may be old.
+_mutes = Remembered[Mute]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +55,10 @@ def muted(user: str) -> Mute:
 
     What is remembered is forgotten with the revocation that `replace` makes; who came in just before is closed by it.
     """
-    if (known := _known.get(user)) is not None:
-        return known
-    heard = _heard
-    mute = of(user).among(SILENT)
-    if heard == _heard:
-        if len(_known) >= KNOWN_MAX:
-            _known.clear()
-        _known[user] = mute
+    version, mute = _mutes.version, _mutes.get(user)
+    if mute is UNSET:
+        mute = of(user).among(SILENT)
+        _mutes.keep({user: mute}, version)
     return mute
 
 
@@ -106,13 +102,3 @@ def _receipt(user: str, message: Message, choices: Choices) -> Receipt | None:
 def check_critical(choices: Mapping[str, str]) -> Sequence[str]:
     """The critical types for which something else than `live` is chosen."""
     return sorted(type for type, choice in choices.items() if choice != Choice.LIVE and type in settings.CRITICAL_TYPES)
-
-
-def _forget(news: Sequence[Ended]) -> None:
-    global _heard
-    _heard += 1
-    for ended in news:
-        _known.pop(ended.subject.removeprefix("user:"), None)
-
-
-revocations.listen(_forget)

@@ -4,7 +4,6 @@ from typing import Any, get_args
 from uuid import UUID
 
 import msgspec
-from django.conf import settings
 from drf_spectacular.utils import extend_schema
 from msgspec import UNSET
 from rest_framework.request import Request
@@ -39,7 +38,7 @@ class Tasks(APIView):
         key = request.headers.get("Idempotency-Key")
         task_id, replayed = work.create(
             on_behalf(caller(request), None if wanted.user is UNSET else wanted.user, "tasks:write"),
-            _known(checked_type(wanted.type)),
+            handlers.require(checked_type(wanted.type)),
             msgspec.json.encode(None if payload is UNSET else payload),
             None if key is None else idempotency.Claim.of(caller(request), "tasks", key, request._request.body),
         )
@@ -155,14 +154,6 @@ class ReportFailed(APIView):
 
 
 # --- What they share ------------------------------------------------------------------------------
-
-
-def _known(type: str) -> str:
-    """Raises ApiError 422 for a type that no handler here does; workers outside know their own."""
-    if not settings.TASKS_QUEUE and handlers.find(type) is None:
-        why = f"one of {', '.join(handlers.types())}: a handler is registered for these"
-        raise ApiError(422, "refused", f"type: {why}.", fields={"type": why})
-    return type
 
 
 def _own(principal: Principal, task_id: UUID, scope: str) -> Task:

@@ -223,11 +223,13 @@ async def _something_or_gone(connection: PollConnection, receive: Receive, secon
             await asyncio.gather(*waits)
 
 
-async def refuse(send: Send, error: ApiError) -> None:
-    """The refusal in the API's shape."""
+async def refuse(send: Send, error: ApiError, *, allow: str = "GET") -> None:
+    """The refusal in the API's shape. `allow`: the method that the endpoint is for."""
     headers = [(b"www-authenticate", b"Bearer")] if error.status == 401 else []
     if error.status == 405:
-        headers.append((b"allow", b"GET"))
+        headers.append((b"allow", allow.encode()))
+    if error.status == 413:
+        headers.append((b"connection", b"close"))  # The rest of the body is not read.
     if error.retry_after is not None:
         headers.append((b"retry-after", str(error.retry_after).encode()))
     await reply(send, error.status, msgspec.json.encode({"error": error.as_dict()}), headers)

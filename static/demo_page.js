@@ -67,8 +67,8 @@ export function textOf({ data }) {
 
 /** What a message of a user's list is, besides its text. */
 export function routeOf({ topic, type }, user) {
-  const kind = type === "message" ? [] : [type];
-  return [...kind, ...(topic === `user.${user}` ? [] : ["to everyone"])].join(" · ");
+  const target = topic === `user.${user}` ? [] : ["to everyone"];
+  return [...target, ...(type === "message" ? [] : [type])].join(" · ");
 }
 
 export function showTime(element, moment) {

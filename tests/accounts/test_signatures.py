@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from accounts.signatures import TOLERANCE, sign, verify
+from accounts.signatures import TOLERANCE, sign, verify, verify_request
 
 pytestmark = pytest.mark.any_database
 
@@ -71,3 +71,28 @@ def test_a_signature_that_is_none_is_refused(signatures: str) -> None:
 def test_a_secret_that_cannot_be_one_is_an_error(secret: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         sign(secret, ID, 1, BODY)
+
+
+def headers(timestamp: str, secret: str = SECRET, id: str = ID) -> dict[str, str]:
+    return {
+        "Webhook-Id": id,
+        "WEBHOOK-TIMESTAMP": timestamp,
+        "webhook-signature": signed(timestamp, secret, id),
+        "Host": "é",
+    }
+
+
+def test_a_request_is_good_by_either_secret_while_they_are_rotated() -> None:
+    assert verify_request(["whsec_c2VjcmV0", SECRET], headers(now()), BODY)
+    assert verify_request(["whsec_c2VjcmV0"], headers(now(), "whsec_c2VjcmV0"), BODY)
+    assert not verify_request(["whsec_c2VjcmV0"], headers(now()), BODY)
+    assert not verify_request([], headers(now()), BODY)
+
+
+def test_a_request_that_is_old_changed_or_lacks_a_header_is_refused() -> None:
+    good = headers(now())
+    assert not verify_request([SECRET], good, BODY + b" ")
+    assert not verify_request([SECRET], headers(now(-TOLERANCE - 5)), BODY)
+    assert not verify_request([SECRET], headers(now(), id=""), BODY)
+    for missing in list(good)[:3]:
+        assert not verify_request([SECRET], {name: value for name, value in good.items() if name != missing}, BODY)

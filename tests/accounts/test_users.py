@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoAssertNumQueries
 
-from accounts import users
+from accounts import remembered, users
 from accounts.credentials import Unauthenticated, from_bearer
 from accounts.models import Account, AuditEntry, Token, User
 from accounts.revocations import Ended, Reason
@@ -76,7 +76,7 @@ def test_a_user_is_not_remembered_from_a_transaction_that_fails() -> None:
     with transaction.atomic():
         users.ensure(["alice"])
         transaction.set_rollback(True)
-    assert "alice" not in users._remembered
+    assert "alice" not in users._accounts
     users.ensure(["alice"])
     assert User.objects.filter(pk="alice").exists()
 
@@ -91,11 +91,11 @@ def test_many_strangers_are_made_in_the_order_of_their_ids_so_that_no_two_deadlo
 
 
 def test_not_more_users_are_remembered_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(users, "REMEMBERED", 3)
+    monkeypatch.setattr(remembered, "USERS_MAX", 3)
     for name in ("alice", "bob", "carol", "dave"):
         users.see(name, None, 1.0)
-    assert "alice" not in users._remembered
-    assert "dave" in users._remembered
+    assert "alice" not in users._accounts
+    assert "dave" in users._accounts
     assert users.see("alice", None, 1.0) is None
 
 
@@ -113,7 +113,7 @@ def test_those_who_see_and_those_who_change_a_user_at_once_do_not_block_each_oth
     def work() -> None:
         for number in range(5):
             users.change(backend, "alice", UserChange(account=f"account-{number}"))
-            users._remembered.forget(["alice"])
+            users._accounts.forget(["alice"])
             with suppress(users.StaleAccount):
                 users.see("alice", f"account-{number + 1}", time.time())
             users.ensure(["alice", "bob"])
@@ -161,7 +161,7 @@ def test_a_credential_that_names_no_account_gets_the_stored_one() -> None:
     assert from_bearer(issued(None, 50)).account is None
     from_bearer(issued("acme", 100))
     assert from_bearer(issued(None, 50)).account == "acme"
-    users._remembered.forget(["alice"])
+    users._accounts.forget(["alice"])
     assert from_bearer(issued(None, 50)).own_topics == ["user.alice", "account.acme", "all"]
 
 
@@ -190,7 +190,7 @@ def test_a_user_who_is_made_without_an_account_gets_it_from_any_credential() -> 
 def test_a_move_that_another_process_made_is_learned_of() -> None:
     users.see("alice", "acme", 100.0)
     User.objects.filter(pk="alice").update(account=Account.objects.create(id="globex"), moved_at=datetime.now(UTC))
-    users._forget_ended([Ended("user:alice", Reason.MOVED, 0.0, 0.0)])
+    users._accounts.hear([Ended("user:alice", Reason.MOVED, 0.0, 0.0)])
     assert users.see("alice", None, 100.0) == "globex"
     assert not users.is_settled("alice", "acme")
     assert users.is_settled("alice", "globex")

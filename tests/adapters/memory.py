@@ -37,7 +37,7 @@ class Memory(Adapter):
         failed: set[str] = set()
         for parcel in batch:
             waiting = self.outcomes.get(name, [])
-            outcome = Outcome("behind another") if self.ordered and parcel.key in failed else None
+            outcome = Outcome("behind another", tried=False) if self.ordered and parcel.key in failed else None
             if outcome is None:
                 self.sent.append((name, parcel))
                 outcome = waiting.pop(0) if waiting else Outcome()

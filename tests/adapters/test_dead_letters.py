@@ -9,7 +9,7 @@ from django.utils import timezone
 from accounts.models import AuditEntry
 from adapters import dead_letters
 from adapters.base import Outcome
-from adapters.models import Delivery, Destination, FailedRecord
+from adapters.models import Delivery, Destination
 from tests.adapters.conftest import conserved, deliver, destination, owe, states
 from tests.adapters.memory import Memory
 
@@ -119,7 +119,6 @@ def test_what_is_old_is_forgotten_and_still_counted(settings: LazySettings) -> N
     owe("user.delivered")
     deliver()
     owe("user.pending")
-    FailedRecord.objects.create(source="crm", record_id="1", kind="sumu", body="{}", error="x")
     long_ago = timezone.now() - timedelta(days=settings.DELIVERED_DAYS, minutes=1)
     Delivery.objects.exclude(state="pending").update(finished_at=long_ago)
     dead_letters.settle()
@@ -127,12 +126,10 @@ def test_what_is_old_is_forgotten_and_still_counted(settings: LazySettings) -> N
     assert conserved()
     long_ago = timezone.now() - timedelta(days=settings.DEAD_LETTER_DAYS, minutes=1)
     Delivery.objects.exclude(state="pending").update(finished_at=long_ago)
-    FailedRecord.objects.update(last_at=long_ago)
     dead_letters.settle()
     assert states() == {"pending": 1}
     assert Destination.objects.get().purged == 2
     assert conserved()
-    assert not FailedRecord.objects.exists()
 
 
 def test_a_deleted_destination_goes_with_all_that_it_was_owed(settings: LazySettings) -> None:

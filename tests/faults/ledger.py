@@ -162,12 +162,13 @@ _EPOCH_SECONDS = {
 
 
 def dump(stack: Stack) -> History:
-    """The whole log, by SQL."""
+    """The whole log, by SQL, as it is at one moment: requests that were given up may still be at work."""
     address = stack.environment.get("DATABASE_URL")
     connection: Any = psycopg.connect(address) if address else sqlite3.connect(stack.home / "fanfare.sqlite3")
     created = _EPOCH_SECONDS["postgres" if address else "sqlite"].format("m.created_at")
     try:
         cursor = connection.cursor()
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ" if address else "BEGIN")
         history = History()
         for name, epoch, head in cursor.execute("SELECT name, epoch, head FROM notifications_topic"):
             history.heads[name] = (epoch, head)

@@ -82,12 +82,16 @@ class Load:
         await _cancel(self._senders)
 
     async def settle(self, seconds: float) -> dict[str, int]:
-        """Waits until every request has an outcome and every client has everything -> what is left over."""
+        """Waits until every request has an outcome and every client has everything -> what is left over.
+
+        Requests without an outcome are then given up: none gets one after the log was read.
+        """
         await eventually(lambda: not self._requests and not self.scheduled(), seconds)
         left = {"requests without an outcome": len(self._requests), "scheduled messages": self.scheduled()}
         last = await asyncio.gather(*(self.send(topic) for topic in self._names))
         self.ends = {topic: reply.offset or 0 for topic, reply in zip(self._names, last, strict=True) if reply}
         await eventually(lambda: not self.behind(), seconds)
+        await _cancel([*self._requests])
         return left | {"clients that lack the end of a topic": self.behind()}
 
     def behind(self) -> int:
@@ -222,8 +226,11 @@ class Load:
         """One request, with a line before and a line after."""
         asked_at = time.time()
         self.ledger.add(send)
-        reply = await self._ask(send, body, asked_at)
-        self.ledger.add(reply)
+        reply = Reply(send.key, asked_at, asked_at, "info", 0)
+        try:
+            reply = await self._ask(send, body, asked_at)
+        finally:  # Also when it is given up.
+            self.ledger.add(reply)
         return reply
 
     async def _ask(self, send: Send, body: dict[str, Any], asked_at: float) -> Reply:

@@ -81,7 +81,7 @@ class World(RuleBasedStateMachine):
     @initialize()
     def two_users(self) -> None:
         for user in USERS:
-            users._remembered.forget([user])
+            users._accounts.forget([user])
             users.see(user, "acme", START.timestamp())
 
     def teardown(self) -> None:

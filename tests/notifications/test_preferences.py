@@ -7,8 +7,9 @@ import msgspec
 import pytest
 from django.test import Client
 from django.utils import timezone
+from pytest_django import DjangoAssertNumQueries
 
-from accounts import api_keys, users
+from accounts import api_keys, revocations, users
 from accounts.models import Revocation
 from accounts.principals import SCOPES
 from notifications import history, preferences
@@ -232,6 +233,21 @@ def test_connections_come_back_when_something_else_is_muted_and_only_then(alice:
     assert closings() == 1
     choose(alice, {})
     assert closings() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_muted_is_read_once_until_the_user_chooses_something_else(
+    alice: Client, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    revocations.refresh()
+    assert "build" not in preferences.muted("alice")
+    with django_assert_num_queries(0):
+        assert "build" not in preferences.muted("alice")
+    choose(alice, {"build": "off"})
+    revocations.refresh()
+    with django_assert_num_queries(1):
+        assert "build" in preferences.muted("alice")
+        assert "build" in preferences.muted("alice")
 
 
 def muted(choices: dict[str, str], types: Iterable[str] = ("a", "b", "alarm", "")) -> list[str]:

@@ -18,7 +18,7 @@ import pytest
 from tests.realtime.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Raw, frame, request, upgrade
 from tests.servers import ROOT, eventually, free_port
 
-pytestmark = [pytest.mark.any_database, pytest.mark.xdist_group("conformance")]
+pytestmark = pytest.mark.any_database
 
 FRAME_MAX_BYTES = 65536
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 §1.3 for the key that `upgrade` sends.

@@ -30,7 +30,7 @@ from tests.realtime.raw import PATIENCE, Raw, http, request, upgrade
 from tests.realtime.sockets import Socket, dial
 from tests.servers import Stack, Web, eventually
 
-pytestmark = [pytest.mark.any_database, pytest.mark.xdist_group("control")]  # One stack serves all of them.
+pytestmark = pytest.mark.any_database
 
 SECOND = 1.0
 WAYS = ("socket", "stream", "poll")

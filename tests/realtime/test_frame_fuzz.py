@@ -23,7 +23,7 @@ from tests.realtime.inside import APPLICATION, accepted, inside, memory
 from tests.realtime.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Raw, frame, live, text, upgrade
 from tests.servers import Stack, Web, eventually
 
-pytestmark = [pytest.mark.any_database, pytest.mark.xdist_group("fuzz")]
+pytestmark = pytest.mark.any_database
 
 BYTES, HANDSHAKES, ACTIONS = 600, 400, 50  # Connections of each kind.
 ACTIONS_A_SOCKET = 40

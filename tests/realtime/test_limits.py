@@ -34,7 +34,7 @@ from tests.realtime.raw import (
 from tests.realtime.sockets import dial
 from tests.servers import Stack, Web, eventually
 
-pytestmark = [pytest.mark.any_database, pytest.mark.xdist_group("limits")]  # One stack serves all of them.
+pytestmark = pytest.mark.any_database
 
 MIB = 1024 * 1024
 CONSTANTS = {

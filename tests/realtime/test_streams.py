@@ -21,8 +21,6 @@ from tests.realtime.inside import APPLICATION, accepted, inside, memory, metric
 from tests.realtime.raw import CLOSE, PATIENCE, Raw, http, request, upgrade
 from tests.servers import Stack, Web, eventually
 
-pytestmark = pytest.mark.xdist_group("streams")  # One stack serves all of them.
-
 COMMENT_SECONDS, LINGER = 0.5, 2.0
 CONSTANTS = {
     "realtime.streams.COMMENT_SECONDS": COMMENT_SECONDS,

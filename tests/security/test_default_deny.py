@@ -61,6 +61,7 @@ PUBLIC = {
     "/api/schema": "the schema",
     "/api/docs": "the docs",
     "/api/<rest>": "404",
+    "/api/ingest/<source>": "the source's signature is the credential",
     "/demo/": "in development only",
     "/demo/token": "in development only: the demo's own two users",
 }
@@ -101,6 +102,15 @@ NEEDS: dict[tuple[str, str], str | None] = {
     ("POST", "/api/tasks/<task_id>/progress"): "tasks:write",
     ("POST", "/api/tasks/<task_id>/done"): "tasks:write",
     ("POST", "/api/tasks/<task_id>/failed"): "tasks:write",
+    ("GET", "/api/destinations"): "deliveries:read",
+    ("POST", "/api/destinations"): "deliveries:write",
+    ("GET", "/api/destinations/<destination_id>"): "deliveries:read",
+    ("PATCH", "/api/destinations/<destination_id>"): "deliveries:write",
+    ("DELETE", "/api/destinations/<destination_id>"): "deliveries:write",
+    ("POST", "/api/destinations/<destination_id>/rotate-secret"): "deliveries:write",
+    ("GET", "/api/deliveries"): "deliveries:read",
+    ("POST", "/api/deliveries/redrive"): "deliveries:write",
+    ("POST", "/api/client-messages/ack"): "deliveries:write",
 }
 # What a caller may do with what is their own: it succeeds, and shows and changes nothing of bob's.
 OWN = {("GET", "/api/tokens"), ("POST", "/api/tickets"), ("DELETE", "/api/token")}
@@ -133,6 +143,10 @@ BODIES: dict[tuple[str, str], list[Any]] = {
     ("POST", "/api/tasks/<task_id>/progress"): [{"claim": CLAIM, "progress": 0.5}],
     ("POST", "/api/tasks/<task_id>/done"): [{"claim": CLAIM, "result": 1}],
     ("POST", "/api/tasks/<task_id>/failed"): [{"claim": CLAIM, "error": "x"}],
+    ("POST", "/api/destinations"): [{"name": "mine", "kind": "table"}],
+    ("PATCH", "/api/destinations/<destination_id>"): [{"enabled": False}, {"address": "https://mine.example.com/"}],
+    ("POST", "/api/deliveries/redrive"): [{"ids": ["<delivery_id>"]}, {"destination": "<destination_id>"}],
+    ("POST", "/api/client-messages/ack"): [{"receipts": ["<receipt>"]}],
 }
 # The admin's pages that any staff may open: none shows a model's data.
 STAFF_PAGES = {"", "login/", "logout/", "password_change/", "password_change/done/", "jsi18n/"}
@@ -173,6 +187,7 @@ def filled(path: str, globex: Globex) -> list[str]:
         "token_id": [globex.token],
         "connection": [globex.connection],
         "task_id": globex.tasks,
+        "destination_id": [globex.destination],
         "topic": [*BOBS_TOPICS, "session.bob", "control"],
         "object_id": [globex.message, "1", "bob", str(TopicRow.objects.get(name="user.bob").pk)],
         "content_type_id": ["1"],
@@ -195,7 +210,7 @@ def attempts(method: str, route: str, globex: Globex) -> Iterator[tuple[str, str
     """Each way to get at what is bob's -> path with query, and body."""
     asked = "GET" if method == "HEAD" else method
     queries = [f"?{query}" for query in QUERIES.get((asked, route), [])] or [""]
-    bodies = [json.dumps(body).replace("<message_id>", globex.message) for body in BODIES.get((method, route), [{}])]
+    bodies = [globex.put_in(json.dumps(body)) for body in BODIES.get((method, route), [{}])]
     for path, query, body in product(filled(route, globex), queries, bodies):
         yield path + query, body
 
@@ -340,6 +355,7 @@ def test_metrics_are_for_loopback_and_admin_read_only() -> None:
         assert (b"fanfare_" in reply.content) == (name == "a reader"), name
 
 
+@pytest.mark.django_db
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Forwarded-Proto", "X-Real-IP", "Forwarded", "Via"])
 def test_what_a_proxy_on_this_host_passes_on_is_not_from_loopback(header: str) -> None:
     assert Client().get("/metrics", headers={header: "192.0.2.7"}).status_code == 403

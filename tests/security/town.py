@@ -15,6 +15,10 @@ from accounts.credentials import authenticate
 from accounts.models import AuditEntry, Revocation, Token, User
 from accounts.principals import Principal
 from accounts.shapes import UserChange
+from adapters import destinations, fetching
+from adapters.base import Parcel
+from adapters.models import Delivery, Destination, QueuedEvent
+from adapters.shapes import NewDestination
 from notifications.log import Draft, accept
 from notifications.models import Marker, Message, Receipt, Task, Topic
 
@@ -74,6 +78,9 @@ class Globex:
     token: str = ""
     tasks: list[str] = field(default_factory=list)  # One has failed, one runs.
     connection: str = field(default_factory=lambda: uuid4().hex)
+    destination: str = ""
+    delivery: int = 0  # A dead letter.
+    receipt: str = ""  # Of an event that is lent from a table.
 
     def __post_init__(self) -> None:
         users.see("alice", "acme", 1.0)
@@ -90,6 +97,32 @@ class Globex:
             self.tasks.append(str(Task.objects.create(**given, state=state, lease_until=later).pk))
         bearer(service(["users:write"])).put("/api/users/bob/preferences", {CANARY: "inbox"}, "application/json")
         audit.record(None, CANARY, "user:bob", after={CANARY: CANARY})
+        self._make_destinations()
+
+    def _make_destinations(self) -> None:
+        hook = NewDestination(name=CANARY, kind="webhook", address=f"https://{CANARY}.example.com/", topics=["nothing"])
+        row, _secret = destinations.create(None, hook)
+        self.destination = str(row.pk)
+        given = {"event": "message", "key": "user.bob", "body": f'"{CANARY}"', "error": CANARY}
+        dead = Delivery.objects.create(
+            destination=row, event_id=uuid4(), state="dead", finished_at=row.created_at, **given
+        )
+        self.delivery = dead.pk
+        table, _none = destinations.create(
+            None, NewDestination(name=f"{CANARY}-table", kind="table", topics=["nothing"])
+        )
+        fetching.put(table.pk, [Parcel(uuid4(), "message", "user.bob", f'"{CANARY}"'.encode())], timedelta(days=1))
+        self.receipt = fetching.receive([table.pk], 1, 600)[0].receipt
+
+    def put_in(self, text: str) -> str:
+        """A body with what is bob's in its places."""
+        for name, value in (
+            ("message_id", self.message),
+            ("destination_id", self.destination),
+            ("receipt", self.receipt),
+        ):
+            text = text.replace(f"<{name}>", value)
+        return text.replace('"<delivery_id>"', str(self.delivery))
 
     def state(self) -> Any:
         """Everything of bob's, and of what is done to him: as before, unless somebody got through."""
@@ -104,4 +137,7 @@ class Globex:
             Revocation.objects.exclude(subject__startswith="token:").count(),
             Revocation.objects.filter(subject=f"token:{self.token}").count(),
             AuditEntry.objects.filter(subject__in=["user:bob", f"token:{self.token}"]).count(),
+            list(Destination.objects.order_by("pk").values()),
+            list(Delivery.objects.order_by("pk").values()),
+            list(QueuedEvent.objects.order_by("pk").values()),
         )
