@@ -115,6 +115,7 @@ INSTALLED_APPS = [
     "realtime",
     "adapters",
     "notifications",
+    "presence",
     *(["demo"] if DEMO else []),
 ]
 MIDDLEWARE = [
@@ -289,6 +290,16 @@ INGEST_HANDLERS = {
 }
 INGEST_SOURCES = json_setting("INGEST_SOURCES")
 INGEST_TRIES = env.int("INGEST_TRIES", default=5)
+
+# --- Presence -------------------------------------------------------------------------------------
+
+PRESENCE_GRACE = env.float("PRESENCE_GRACE", default=10.0)
+PRESENCE_RESTART_GRACE = env.float("PRESENCE_RESTART_GRACE", default=60.0)
+CELERY_BEAT_SCHEDULE["sweep-presence"] = {
+    "task": "presence.tasks.sweep",
+    "schedule": 1.0,
+    "options": {"expires": 1},
+}
 
 # --- Live -----------------------------------------------------------------------------------------
 
