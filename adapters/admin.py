@@ -42,7 +42,7 @@ class DestinationAdmin(ReadOnly):
 
     @admin.action(description="Send dead letters again", permissions=["redrive"])
     def redrive_dead_letters(self, request: HttpRequest, found: QuerySet[Destination]) -> None:
-        redriven = sum(dead_letters.redrive(destination=row.pk) for row in found)
+        redriven = sum(dead_letters.redrive(_operator(request), destination=row.pk) for row in found)
         messages.success(request, f"{redriven} dead letters are sent again.")
 
     @admin.action(description="Turn on", permissions=["redrive"])
@@ -68,7 +68,7 @@ class DeliveryAdmin(ReadOnly):
 
     @admin.action(description="Send again, where it is a dead letter", permissions=["redrive"])
     def redrive(self, request: HttpRequest, found: QuerySet[Delivery]) -> None:
-        redriven = dead_letters.redrive(ids=list(found.values_list("pk", flat=True)))
+        redriven = dead_letters.redrive(_operator(request), ids=list(found.values_list("pk", flat=True)))
         messages.success(request, f"{redriven} dead letters are sent again.")
 
     def has_redrive_permission(self, request: HttpRequest) -> bool:

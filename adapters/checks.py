@@ -31,6 +31,13 @@ def check_ingest_handlers(**_options: Any) -> list[CheckMessage]:
 
 
 @register()
+def check_redrives(**_options: Any) -> list[CheckMessage]:
+    if settings.REDRIVES_PER_SECOND >= 1:
+        return []
+    return [Error("REDRIVES_PER_SECOND is at least 1: with less, no dead letter is sent again.", id="adapters.E004")]
+
+
+@register()
 def check_ingest_tries(**_options: Any) -> list[CheckMessage]:
     if settings.INGEST_TRIES >= 1:
         return []

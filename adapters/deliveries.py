@@ -5,7 +5,8 @@ renewed, another process goes on with the same rows, so that an event may come t
 """
 
 import random
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -25,6 +26,7 @@ FAILURES_MAX = 10  # In a row; then the destination has a pause.
 PAUSE_MAX = 60.0  # Seconds: how late a destination that works again is noticed.
 BACKOFF_MAX = 3600.0
 RETRY_AFTER_MAX = 3600.0
+ROWS_AT_ONCE = 1000
 
 State = Delivery.State
 
@@ -32,12 +34,17 @@ State = Delivery.State
 # --- Claims ---------------------------------------------------------------------------------------
 
 
-def take_destinations(claim: str, limit: int) -> list[Destination]:
-    """Claims destinations to which something is due, and that nobody serves -> those that are ours now."""
+def take_destinations(claim: str, limit: int, *, healthy: bool = False) -> list[Destination]:
+    """Claims destinations to which something is due, and that nobody serves -> those that are ours now.
+
+    `healthy`: only those that did not fail last.
+    """
     if limit <= 0:
         return []
     due = Delivery.objects.filter(destination=OuterRef("pk"), state=State.PENDING, due_at__lte=timezone.now())
     free = Destination.objects.filter(_is_free(), Exists(due), enabled=True)
+    if healthy:
+        free = free.filter(failures=0)
     ids = [
         pk
         for pk in free.order_by(F("claimed_until").asc(nulls_first=True)).values_list("pk", flat=True)[:limit]
@@ -54,7 +61,8 @@ def renew(claim: str, ids: Collection[UUID]) -> set[UUID]:
 
 
 def release(claim: str, destination: UUID) -> None:
-    Destination.objects.filter(pk=destination, claim=claim).update(claim="", claimed_until=None)
+    """Whoever has waited longest is served next."""
+    Destination.objects.filter(pk=destination, claim=claim).update(claim="", claimed_until=Now())
 
 
 def _is_free() -> Q:
@@ -75,7 +83,7 @@ def due(destination: UUID, limit: int, *, ordered: bool) -> list[Delivery]:
     pending = Delivery.objects.filter(destination=destination, state=State.PENDING)
     found = pending.filter(due_at__lte=now)
     if ordered:
-        waiting_keys = pending.filter(due_at__gt=now).values("key")
+        waiting_keys = pending.filter(due_at__gt=now, attempts__gt=0).values("key")  # Dead letters come late anyway.
         return list(found.exclude(key__in=waiting_keys).order_by("id")[:limit])
     return list(found.order_by("due_at", "id")[:limit])
 
@@ -110,16 +118,16 @@ def mark(claim: str, destination: UUID, tried: Sequence[tuple[Delivery, Outcome]
             for delivery, outcome in tried:
                 if not outcome.delivered and _fail(delivery, outcome, now):
                     ends[State.DEAD] += 1
-            _judge(row, [outcome for _delivery, outcome in tried], now)
+            _judge(row, [outcome for _delivery, outcome in tried if outcome.tried], now)
         row.delivered += ends[State.DELIVERED]
         row.dead += ends[State.DEAD]
         row.save(update_fields=["delivered", "dead", "failures", "failing_since", "paused_until", "last_error"])
     return Health(row.failures, row.paused_until is not None and row.paused_until > now) if held else None
 
 
-def expire(rows: QuerySet[Delivery]) -> int:
-    """Ends pending deliveries that are of no use any more, and counts them for their destinations -> how many."""
-    return _end(rows.filter(state=State.PENDING), State.EXPIRED, error="Its message has expired.")
+def expire(rows: QuerySet[Delivery], why: str = "Its message has expired.") -> int:
+    """Ends deliveries that are of no use any more, and counts them for their destinations -> how many."""
+    return _end(rows.filter(state=State.PENDING), State.EXPIRED, error=why)
 
 
 def give_up(rows: QuerySet[Delivery]) -> int:
@@ -128,21 +136,36 @@ def give_up(rows: QuerySet[Delivery]) -> int:
 
 
 def _end(rows: QuerySet[Delivery], state: Delivery.State, **changes: str) -> int:
-    """Destination by destination, each under its lock, as `mark` has it."""
+    """Some at a time, under the locks of their destinations, as `mark` has it."""
     ended = 0
-    for destination in set(rows.order_by().values_list("destination", flat=True)):
+    while found := list(rows.values_list("pk", "destination")[:ROWS_AT_ONCE]):
         with transaction.atomic():
-            row = Destination.objects.select_for_update().filter(pk=destination).first()
-            count = rows.filter(destination=destination).update(state=state, finished_at=timezone.now(), **changes)
-            if row is not None and count:
-                Destination.objects.filter(pk=destination).update(**{state.value: F(state.value) + count})
-            ended += count
+            lock({destination for _pk, destination in found})
+            some = rows.filter(pk__in=[pk for pk, _destination in found])
+            counts = Counter(some.values_list("destination", flat=True))
+            ended += some.update(state=state, finished_at=timezone.now(), **changes)
+            count(counts, state)
     return ended
+
+
+def lock(destinations: Collection[UUID]) -> None:
+    """Locks destinations, in one order: what is counted for them changes in the transactions of who holds them."""
+    list(Destination.objects.select_for_update().filter(pk__in=destinations).order_by("pk").values_list("pk"))
+
+
+def count(counts: Mapping[UUID, int], name: str) -> None:
+    """Adds to one of the counters of destinations that are locked."""
+    for destination, number in counts.items():
+        Destination.objects.filter(pk=destination).update(**{name: F(name) + number})
 
 
 def _deliver(ids: Collection[int], now: datetime) -> int:
     rows = Delivery.objects.filter(pk__in=ids, state=State.PENDING)
-    return rows.update(state=State.DELIVERED, attempts=F("attempts") + 1, finished_at=now, error="") if ids else 0
+    return (
+        rows.update(state=State.DELIVERED, attempts=F("attempts") + 1, finished_at=now, error="", response="")
+        if ids
+        else 0
+    )
 
 
 def _fail(delivery: Delivery, outcome: Outcome, now: datetime) -> bool:

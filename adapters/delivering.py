@@ -54,21 +54,29 @@ class Deliverer:
             await self._stop()
             renewing.cancel()
 
-    async def _start_serving(self) -> None:
+    async def _start_serving(self, *, healthy: bool = False) -> None:
         room = settings.DESTINATIONS_AT_ONCE - len(self._serving)
-        for destination in await in_database(deliveries.take_destinations, self._claim, room):
+        for destination in await in_database(deliveries.take_destinations, self._claim, room, healthy=healthy):
             task = asyncio.create_task(self._serve(destination), name=f"deliver to {destination.name}")
             self._serving[destination.pk] = task
             task.add_done_callback(lambda _task, pk=destination.pk: self._serving.pop(pk))  # type: ignore[misc]
 
     async def _stop(self) -> None:
-        """Batches that are under way have the time of one attempt; what they leave goes out again."""
+        """Batches that are under way have the time of one attempt; what they leave goes out again.
+
+        Meanwhile whatever works is served: nobody waits for the slow ones.
+        """
         self._stopping = True
-        if tasks := list(self._serving.values()):
-            _done, late = await asyncio.wait(tasks, timeout=settings.DELIVERY_TIMEOUT)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)  # Cancelled; what they raise, they have logged.
+        end = time.monotonic() + settings.DELIVERY_TIMEOUT
+        late = set(self._serving.values())
+        while late and time.monotonic() < end:
+            _done, late = await asyncio.wait(late, timeout=POLL_SECONDS)
+            if late:
+                await self._start_serving(healthy=True)
+        tasks = list(self._serving.values())
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # What they raise, they have logged.
         for adapter in self._adapters.values():
             await adapter.close()
 
@@ -93,23 +101,28 @@ class Deliverer:
             await asyncio.shield(in_database(deliveries.release, self._claim, destination.pk))
 
     async def _deliver_all(self, destination: Destination) -> None:
-        """Batch after batch, small ones first and while it fails: what may fail together is never much."""
+        """Batch after batch, small ones first, while it fails, and while it is slow: what fails together is not much.
+
+        Batches grow only while one takes a small part of the time that `_stop` gives them.
+        """
         try:
             adapter = self._adapter(destination)
         except Exception as error:  # Its options, its secret or its SDK.
             await self._hold_back(destination, f"It cannot be set up: {error}")
             return
         failures, size = destination.failures, FAILURES_MAX
-        while not self._stopping:
+        while True:
             limit = min(size, adapter.batch_size) if not failures else max(1, FAILURES_MAX - failures)
             rows = await in_database(deliveries.due, destination.pk, limit, ordered=adapter.ordered)
             if not rows:
                 return
+            began = time.monotonic()
             outcomes = await self._publish(adapter, rows)
+            slow = time.monotonic() - began > settings.DELIVERY_TIMEOUT / 4
             health = await in_database(deliveries.mark, self._claim, destination.pk, outcomes)
-            if health is None or health.paused:
+            if health is None or health.paused or self._stopping:
                 return
-            failures, size = health.failures, size * 2
+            failures, size = health.failures, size if slow else size * 2
 
     def _adapter(self, destination: Destination) -> Adapter:
         version = (destination.pk, destination.changed_at)
@@ -129,7 +142,9 @@ class Deliverer:
         if expired:
             found = Delivery.objects.filter(pk__in=[row.pk for row in expired])
             await in_database(deliveries.expire, found)
-        too_large = Outcome(f"It has more than the {adapter.max_bytes} bytes that this kind takes.", permanent=True)
+        too_large = Outcome(
+            f"It has more than the {adapter.max_bytes} bytes that this kind takes.", permanent=True, tried=False
+        )
         fit, tried = [], []
         for row in rows:
             if row in expired:

@@ -18,7 +18,7 @@ from accounts.signatures import PREFIX
 from adapters import outbox
 from adapters.base import Adapter, Misconfigured, Target, adapter_class, kinds
 from adapters.models import Destination
-from adapters.sealing import seal, unseal
+from adapters.sealing import Unsealable, seal, unseal
 from adapters.shapes import DestinationChange, NewDestination
 
 SECRETS_MAX = 2  # While a secret is rotated, both sign.
@@ -78,7 +78,10 @@ def rotate_secret(actor: Principal | None, destination: Destination) -> str:
     secret = _new_secret()
     with transaction.atomic():
         destination = _locked(destination)
-        sealed = _unsealed(destination)
+        try:
+            sealed = _unsealed(destination)
+        except Unsealable:  # SECRETS_KEY is another one now: this is the way out.
+            sealed = _Sealed()
         sealed.secrets = [secret, *sealed.secrets][:SECRETS_MAX]
         destination.sealed, destination.changed_at = sealed.sealed(), timezone.now()
         destination.save(update_fields=["sealed", "changed_at"])
@@ -124,7 +127,10 @@ def _apply(destination: Destination, changes: DestinationChange) -> None:
     kind = adapter_class(destination.kind)
     if changes.options is not UNSET:
         try:
-            options = msgspec.to_builtins(msgspec.convert(changes.options, kind.Options))
+            hidden = _unsealed(destination).options  # Nobody is shown these, so what is not given of them stays.
+            options = msgspec.to_builtins(msgspec.convert({**hidden, **changes.options}, kind.Options))
+        except Unsealable as error:
+            raise ApiError(409, "wrong_state", f"{error} Rotate the secret first.") from None
         except msgspec.ValidationError as error:
             raise ApiError(422, "refused", f"options: {error}.", fields={"options": str(error)}) from None
         destination.options = {name: value for name, value in options.items() if name not in kind.hidden}

@@ -138,12 +138,12 @@ async def _wait(principal: Principal, waiter: Waiter, seconds: float, gone: asyn
     with room().waiting(waiter), here.control.watching(principal, place.close, place.id):
         here.gate.connections.add(place)
         try:
-            ends: set[asyncio.Future[Any]] = {gone, waiter.found, place.ended}
+            ends: set[asyncio.Future[Any]] = {gone, waiter.found, place.over}
             await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             here.gate.connections.discard(place)
         found = waiter.found.result() if waiter.found.done() else []
-    if place.ended.done() and place.ended.result() is not CloseCode.SERVICE_RESTART:
+    if place.over.done() and place.over.result() is not CloseCode.SERVICE_RESTART:
         await _give_back(found)
         raise Unauthenticated("This credential has ended.")
     return found
@@ -152,20 +152,20 @@ async def _wait(principal: Principal, waiter: Waiter, seconds: float, gone: asyn
 class _Place(Connection):
     """Somebody who waits, as draining and revocation know them: nothing is written to it, it is only ended."""
 
-    __slots__ = ("ended",)
+    __slots__ = ("over",)
 
     encoding = staticmethod(bare_bodies)
     transport = "receive"
 
     def __init__(self) -> None:
         super().__init__(user=None, max_backlog=0)
-        self.ended: asyncio.Future[CloseCode] = asyncio.get_running_loop().create_future()
+        self.over: asyncio.Future[CloseCode] = asyncio.get_running_loop().create_future()
 
     def write(self, data: Any) -> None:
         raise TypeError("It subscribes to nothing.")
 
     def _end(self, code: CloseCode, reason: str) -> None:
-        self.ended.set_result(code)
+        self.over.set_result(code)
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -31,6 +31,7 @@ class Destination(models.Model):
     failing_since = models.DateTimeField(null=True)
     last_error = models.CharField(max_length=500, blank=True)
     paused_until = models.DateTimeField(null=True)
+    redriven_until = models.DateTimeField(null=True)  # Dead letters are due until then: further ones come after.
     claim = models.CharField(max_length=40, blank=True)
     claimed_until = models.DateTimeField(null=True)
     # How many deliveries have come to each end, moved in the transaction that ends them; `purged` are gone since.
@@ -82,6 +83,7 @@ class Delivery(models.Model):
             models.Index("destination", "state", "id", name="delivery_state"),
             models.Index("event_id", name="delivery_event"),
             models.Index("key", name="delivery_key"),
+            models.Index("finished_at", name="delivery_finished", condition=~Q(state="pending")),
         ]
 
     def __str__(self) -> str:

@@ -19,7 +19,6 @@ EVENTS = (
     "client.publish",
     "connection.opened",
     "connection.closed",
-    "board.closed",
     "task.finished",
 )
 WANTS_SECONDS = 1.0  # So long a process goes by what it has read of destinations.
@@ -45,12 +44,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class _Want:
-    """What one destination wants; what is empty, it wants all of."""
+    """What one destination wants; what is empty, it wants all of. `fallback`: only what nobody else wants."""
 
     destination: UUID
     events: frozenset[str]
     topics: tuple[str, ...]
     types: frozenset[str]
+    fallback: bool
 
     def __contains__(self, event: Event) -> bool:
         return (
@@ -72,22 +72,21 @@ def owe(events: Iterable[Event]) -> int:
     rows = []
     for event in events:
         body = None
-        for want in wants:
-            if event in want:
-                body = body or _body(event)
-                rows.append(
-                    Delivery(
-                        destination_id=want.destination,
-                        event_id=event.id,
-                        event=event.kind,
-                        key=event.key,
-                        body=body,
-                        due_at=now,
-                        owed_since=now,
-                        expires_at=event.expires_at,
-                        created_at=now,
-                    )
+        for destination in _takers(event, wants):
+            body = body or _body(event)
+            rows.append(
+                Delivery(
+                    destination_id=destination,
+                    event_id=event.id,
+                    event=event.kind,
+                    key=event.key,
+                    body=body,
+                    due_at=now,
+                    owed_since=now,
+                    expires_at=event.expires_at,
+                    created_at=now,
                 )
+            )
     Delivery.objects.bulk_create(rows, batch_size=ROWS_A_STATEMENT)
     return len(rows)
 
@@ -95,6 +94,11 @@ def owe(events: Iterable[Event]) -> int:
 def forget_wants() -> None:
     """A destination has changed: it is read again at the next event."""
     _wants.forget()
+
+
+def _takers(event: Event, wants: Iterable[_Want]) -> list[UUID]:
+    wanted = [want for want in wants if event in want]
+    return [want.destination for want in wanted if not want.fallback] or [want.destination for want in wanted]
 
 
 def _body(event: Event) -> str:
@@ -113,14 +117,21 @@ class _Wants:
         self._until = 0.0
 
     def current(self) -> list[_Want]:
-        if time.monotonic() >= self._until:
-            with self._lock:
-                self._until = time.monotonic() + WANTS_SECONDS
-                found = Destination.objects.filter(enabled=True).values_list("pk", "events", "topics", "types")
-                self._read = [
-                    _Want(pk, frozenset(events), tuple(topics), frozenset(types)) for pk, events, topics, types in found
-                ]
-        return self._read
+        with self._lock:  # Whoever comes first reads, and the others wait for it: nothing read yet is not "nobody".
+            if time.monotonic() >= self._until:
+                self._until = time.monotonic() + WANTS_SECONDS  # Before reading: who forgets meanwhile wins.
+                found = Destination.objects.filter(enabled=True).values_list(
+                    "pk", "events", "topics", "types", "options"
+                )
+                try:
+                    self._read = [
+                        _Want(pk, frozenset(events), tuple(topics), frozenset(types), options.get("fallback") is True)
+                        for pk, events, topics, types, options in found
+                    ]
+                except BaseException:
+                    self._until = 0.0
+                    raise
+            return self._read
 
     def forget(self) -> None:
         self._until = 0.0

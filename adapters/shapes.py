@@ -31,7 +31,7 @@ class DestinationChange(Struct, forbid_unknown_fields=True, omit_defaults=True, 
 
 class NewDestination(DestinationChange, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     name: Name
-    kind: Annotated[str, Meta(min_length=1, max_length=20, description="`webhook` or `table`.")]
+    kind: Annotated[str, Meta(min_length=1, max_length=20, description="`webhook`, `table` or `functions`.")]
     options: dict[str, Any] = {}
 
 
@@ -104,10 +104,12 @@ class Deliveries(Struct):
 class Redrive(Struct, forbid_unknown_fields=True):
     """Dead letters to be sent again: these, or a destination's, perhaps only those that died since a time."""
 
-    ids: Annotated[list[int], Meta(min_length=1, max_length=1000)] | UnsetType = UNSET
+    ids: Annotated[list[Annotated[int, Meta(ge=1, le=2**63 - 1)]], Meta(min_length=1, max_length=1000)] | UnsetType = (
+        UNSET
+    )
     destination: UUID | UnsetType = UNSET
     since: datetime | UnsetType = UNSET
 
 
 class Redriven(Struct):
-    redriven: int
+    redriven: Annotated[int, Meta(description="10,000 at most: call again for the rest.")]

@@ -21,5 +21,9 @@ def deliver() -> None:
 @shared_task
 def settle() -> None:
     dead_letters.settle()
+
+
+@shared_task
+def purge() -> None:
     fetching.purge()
     ingest.purge()

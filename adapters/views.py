@@ -119,7 +119,7 @@ class Redrive(APIView):
         since = None if wanted.since is msgspec.UNSET else wanted.since
         if since is not None and since.tzinfo is None:
             raise wrong("since", "a time with its zone")
-        redriven = dead_letters.redrive(ids=ids, destination=destination, since=since)
+        redriven = dead_letters.redrive(caller(request), ids=ids, destination=destination, since=since)
         return Response(shapes.Redriven(redriven), status=202)
 
 

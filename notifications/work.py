@@ -24,6 +24,7 @@ from notifications import idempotency
 from notifications.handlers import Cancelled, LostClaim
 from notifications.log import Draft, accept
 from notifications.models import IdempotencyKey, Task
+from notifications.outward import owe_task
 from realtime import bus, protocol
 from realtime.frames import Event
 
@@ -257,6 +258,7 @@ def _end(
             return False
         task.state, task.progress, task.error, task.result = state, reached, error, result
         _tell(task)
+        owe_task(task)
         if state != State.CANCELLED:  # Somebody asked for that, and knows.
             accept([_message(task)])
     return True

@@ -260,7 +260,40 @@ def test_a_lease_is_renewed_while_it_is_ours_and_given_back_at_the_end() -> None
     assert deliveries.renew("them", [row.pk]) == set()
     deliveries.release("us", row.pk)
     row = Destination.objects.get()
-    assert (row.claim, row.claimed_until) == ("", None)
+    assert row.claim == ""
+    assert row.claimed_until is not None
+    assert row.claimed_until <= timezone.now() + timedelta(seconds=1)
+
+
+def test_everybody_has_a_turn_where_there_is_room_for_one(settings: LazySettings) -> None:
+    settings.DESTINATIONS_AT_ONCE = 1
+    for name in ("a", "b", "c"):
+        destination(name)
+        Memory.seconds[name] = 0.2
+    owe(*(f"user.{n}" for n in range(400)))
+    for _ in range(4):
+        asyncio.run(Deliverer().run(0.3))
+    assert all(states(name).get("delivered", 0) > 0 for name in ("a", "b", "c"))
+
+
+def test_while_a_run_ends_nobody_waits_for_the_slow_ones() -> None:
+    destination("slow")
+    Memory.seconds["slow"] = 3.0
+    owe("user.a")
+
+    async def run() -> float:
+        running = asyncio.create_task(Deliverer().run(0.2))
+        await asyncio.sleep(0.6)  # Now it only waits for the slow one.
+        await asyncio.to_thread(destination, "fast")
+        await asyncio.to_thread(owe, "user.b")
+        began = asyncio.get_running_loop().time()
+        while not any(name == "fast" for name, _parcel in Memory.sent):
+            await asyncio.sleep(0.01)
+        took = asyncio.get_running_loop().time() - began
+        await running
+        return took
+
+    assert asyncio.run(run()) < 1.0
 
 
 def test_a_run_that_has_to_end_leaves_the_rest_to_the_next() -> None:

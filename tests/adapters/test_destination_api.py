@@ -66,8 +66,10 @@ def test_options_that_are_secret_reach_the_adapter_and_nobody_else() -> None:
     row = Destination.objects.get()
     assert "xyzzy" not in f"{row.options}{row.sealed}{list(AuditEntry.objects.values_list('after'))}"
     assert destinations.adapter(row).target.options == {"colour": "blue", "password": "xyzzy"}
-    api.does("PATCH", f"destinations/{made['id']}", {"enabled": True})
-    assert destinations.adapter(Destination.objects.get()).target.options["password"] == "xyzzy"
+    api.does("PATCH", f"destinations/{made['id']}", {"options": {"colour": "green"}})
+    assert destinations.adapter(Destination.objects.get()).target.options == {"colour": "green", "password": "xyzzy"}
+    api.does("PATCH", f"destinations/{made['id']}", {"options": {"password": ""}})
+    assert not destinations.adapter(Destination.objects.get()).target.options.get("password")
 
 
 @pytest.mark.parametrize(

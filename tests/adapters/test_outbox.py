@@ -12,7 +12,9 @@ from django.utils import timezone
 from accounts import users
 from adapters import outbox
 from adapters.models import Delivery, Destination
+from notifications import work
 from notifications.log import Draft, accept, publish_due
+from notifications.models import Task
 from tests.adapters.conftest import conserved, destination, owe
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -114,3 +116,20 @@ def test_who_is_erased_is_erased_from_what_is_owed_too() -> None:
     ]
     assert "secret" not in "".join(Delivery.objects.values_list("body", flat=True))
     assert conserved()
+
+
+def test_the_end_of_a_task_is_owed_however_it_ends() -> None:
+    destination(events=["task.finished"])
+    for end in (lambda task: work.finish(task, b'{"rows":3}'), lambda task: work.fail(task, "no disk"), work.cancel):
+        task_id, _replayed = work.create("alice", "echo", b"{}")
+        task = Task.objects.get(pk=task_id)
+        end(task)
+    found = [
+        msgspec.json.decode(body)["data"] for body in Delivery.objects.order_by("id").values_list("body", flat=True)
+    ]
+    assert [(data["state"], data["error"], data["result"]) for data in found] == [
+        ("done", "", {"rows": 3}),
+        ("failed", "no disk", None),
+        ("cancelled", "", None),
+    ]
+    assert {data["user"] for data in found} == {"alice"}

@@ -26,6 +26,9 @@ class Command(BaseCommand):
             except Misconfigured as error:
                 wrong += 1
                 found = self.style.ERROR(f"wrong: {error}")
+            except Exception as error:  # Whatever it is: the others are called, too.
+                wrong += 1
+                found = self.style.ERROR(f"wrong: {type(error).__name__}: {error}")
             self.stdout.write(found)
         if wrong:
             raise CommandError(f"{wrong} of {len(rows)} destinations do not work.")

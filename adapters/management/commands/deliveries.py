@@ -54,7 +54,9 @@ class Command(BaseCommand):
         if bool(options["ids"]) == bool(options["destination"]):
             raise CommandError("Name either ids, as `list` shows them, or --destination.")
         destination = _named(options["destination"]) if options["destination"] else None
-        redriven = dead_letters.redrive(ids=options["ids"] or None, destination=destination, since=options["since"])
+        redriven = dead_letters.redrive(
+            None, ids=options["ids"] or None, destination=destination, since=options["since"]
+        )
         self.stdout.write(f"{redriven} dead letters are sent again (REDRIVES_PER_SECOND).")
 
 

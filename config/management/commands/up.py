@@ -201,6 +201,15 @@ def commands() -> dict[str, list[str]]:
         "web": web,
         "worker": [*worker, "--queues", "celery", "--concurrency", str(settings.WORKER_PROCESSES)],
         "tasks": [*worker, "--queues", "tasks", "--concurrency", str(settings.TASK_PROCESSES), "-n", "tasks@%h"],
+        "outside": [
+            *worker,
+            "--queues",
+            "outside",
+            "--concurrency",
+            str(settings.DELIVERY_PROCESSES),
+            "-n",
+            "outside@%h",
+        ],
         "beat": [*celery, "beat", "--schedule", schedule, "--pidfile=", "--loglevel", "WARNING"],
     }
 
