@@ -45,13 +45,14 @@ class Parcel:
 class Outcome:
     """What became of one parcel. Without an `error` it was taken.
 
-    `permanent`: to try again is of no use. `tried`: where it is false, nothing was sent, and nothing is held against
-    anybody. `retry_after`: seconds that the other side asked for. `response`: what it answered, as far as that helps
-    to find the fault.
+    `permanent`: to try again is of no use. `blames_event`: it says nothing about the destination, which takes others.
+    `tried`: where it is false, nothing was sent, and the parcel stays as it was. `retry_after`: seconds that the other
+    side asked for. `response`: what it answered, as far as that helps to find the fault.
     """
 
     error: str = ""
     permanent: bool = False
+    blames_event: bool = False
     tried: bool = True
     retry_after: float = 0.0
     response: str = ""

@@ -118,7 +118,7 @@ def mark(claim: str, destination: UUID, tried: Sequence[tuple[Delivery, Outcome]
             for delivery, outcome in tried:
                 if not outcome.delivered and _fail(delivery, outcome, now):
                     ends[State.DEAD] += 1
-            _judge(row, [outcome for _delivery, outcome in tried if outcome.tried], now)
+            _judge(row, [outcome for _delivery, outcome in tried if not outcome.blames_event], now)
         row.delivered += ends[State.DELIVERED]
         row.dead += ends[State.DEAD]
         row.save(update_fields=["delivered", "dead", "failures", "failing_since", "paused_until", "last_error"])

@@ -143,7 +143,7 @@ class Deliverer:
             found = Delivery.objects.filter(pk__in=[row.pk for row in expired])
             await in_database(deliveries.expire, found)
         too_large = Outcome(
-            f"It has more than the {adapter.max_bytes} bytes that this kind takes.", permanent=True, tried=False
+            f"It has more than the {adapter.max_bytes} bytes that this kind takes.", permanent=True, blames_event=True
         )
         fit, tried = [], []
         for row in rows:

@@ -190,7 +190,7 @@ class Webhook(Adapter):
         error = f"HTTP status {status}" + (f": {hint}" if hint else "")
         if status in TEMPORARY or status >= 500:
             return Outcome(error, retry_after=reply.retry_after, response=response)
-        return Outcome(error, permanent=True, response=response)
+        return Outcome(error, permanent=True, blames_event=status in ABOUT_CONTENT, response=response)
 
     def _readable(self, body: bytes) -> str:
         """A reply as text to look at. It may repeat what it was sent: secrets are taken out."""

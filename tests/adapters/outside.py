@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from celery import Celery
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.adapters.receivers import Answer, Call, Handler, Receiver, _Server, status
-from tests.servers import STOP_SECONDS, Stack, eventually
+from tests.servers import READY_SECONDS, STOP_SECONDS, Stack, eventually
 
 SETTLE_SECONDS = 30.0
 LATE_SECONDS = 0.5
@@ -102,13 +103,12 @@ class House:
         for _ in range(beats):
             schedule = str(self.stack.home / f"beat{self._hired}")
             self._hire("beat", "celery", "-A", "config", "beat", "-s", schedule, "--pidfile=")
-        names = []
         for _ in range(workers):
-            queue = ("-Q", "celery", "-c", "2", "-n", f"w{self._hired}@%h")
-            names.append(self._hire("worker", "celery", "-A", app, "worker", "-l", "INFO", *queue, **environment))
-        for name in names:
-            log = self.stack.folder / f"{name}.log"
-            eventually(lambda log=log: " ready." in log.read_text(), 40, self.explain)  # type: ignore[misc]
+            queue = ("-Q", "outside", "-c", "2", "-n", f"w{self._hired}@%h")
+            self._hire("worker", "celery", "-A", app, "worker", "-l", "INFO", *queue, **environment)
+        broker = self.stack.environment["REDIS_URL"].replace("unix://", "redis+socket://")
+        with Celery(broker=broker, set_as_current=False) as celery:
+            eventually(lambda: len(celery.control.ping(timeout=0.3) or ()) == workers, READY_SECONDS, self.explain)
         self._shape = shape
 
     def dismiss(self) -> None:
@@ -123,11 +123,9 @@ class House:
     def explain(self) -> str:
         return self.stack.logs()[-4000:]
 
-    def _hire(self, name: str, *command: str, **environment: str) -> str:
-        name = f"{name}{self._hired}"
+    def _hire(self, name: str, *command: str, **environment: str) -> None:
+        self._staff.append(self.stack.spawn(f"{name}{self._hired}", *command, **environment))
         self._hired += 1
-        self._staff.append(self.stack.spawn(name, *command, **environment))
-        return name
 
     def call(self, method: str, path: str, expect: int = 200, **request: Any) -> dict[str, Any]:
         reply = self.http.request(method, path, **request)
@@ -198,7 +196,7 @@ class Route:
         rows: list[dict[str, Any]] = []
         after = None
         while True:
-            params = {"destination": self.id, "state": state, "limit": 100} | ({"after": after} if after else {})
+            params = {"destination": self.id, "state": state, "limit": 100} | ({"cursor": after} if after else {})
             page = self.house.call("GET", "/api/deliveries", params=params)
             rows += page["deliveries"]
             if not (after := page["next"]):

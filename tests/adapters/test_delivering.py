@@ -115,6 +115,27 @@ def test_after_ten_failures_in_a_row_there_is_a_pause_and_then_one_probe() -> No
     assert conserved()
 
 
+def test_events_that_are_refused_for_what_they_are_bring_no_pause() -> None:
+    destination()
+    owe(*(f"user.{n}" for n in range(30)))
+    Memory.outcomes["crm"] = [Outcome("status 400", permanent=True, blames_event=True)] * 20
+    deliver()
+    row = Destination.objects.get()
+    assert (row.failures, row.paused_until) == (0, None)
+    assert states() == {"dead": 20, "delivered": 10}
+    assert conserved()
+
+
+def test_batches_stay_small_while_they_are_slow(settings: LazySettings) -> None:
+    settings.DELIVERY_TIMEOUT = 0.4
+    destination()
+    Memory.seconds["crm"] = 0.2
+    owe(*(f"user.{n}" for n in range(60)))
+    assert asyncio.run(Deliverer().run(0.5))
+    assert 20 <= len(Memory.sent) <= 40
+    assert states()["delivered"] == len(Memory.sent)  # Nothing was cut off, so nothing comes twice.
+
+
 def test_what_fails_now_and_then_gets_no_pause() -> None:
     destination()
     owe(*(f"user.{n}" for n in range(60)))
