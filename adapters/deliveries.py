@@ -48,7 +48,7 @@ def take_destinations(claim: str, limit: int, *, healthy: bool = False) -> list[
     ids = [
         pk
         for pk in free.order_by(F("claimed_until").asc(nulls_first=True)).values_list("pk", flat=True)[:limit]
-        if Destination.objects.filter(_is_free(), pk=pk).update(claim=claim, claimed_until=_lease())
+        if Destination.objects.filter(_is_free(), pk=pk).update(claim=claim, claimed_until=_after(LEASE))
     ]
     return list(Destination.objects.filter(pk__in=ids))
 
@@ -56,13 +56,13 @@ def take_destinations(claim: str, limit: int, *, healthy: bool = False) -> list[
 def renew(claim: str, ids: Collection[UUID]) -> set[UUID]:
     """Keeps claims for another lease -> those that are still ours."""
     held = Destination.objects.filter(pk__in=ids, claim=claim, enabled=True)
-    held.update(claimed_until=_lease())
+    held.update(claimed_until=_after(LEASE))
     return set(held.values_list("pk", flat=True))
 
 
-def release(claim: str, destination: UUID) -> None:
-    """Whoever has waited longest is served next."""
-    Destination.objects.filter(pk=destination, claim=claim).update(claim="", claimed_until=Now())
+def release(claim: str, destination: UUID, *, rest: timedelta) -> None:
+    """Gives a claim back; nobody takes it for so long, and whoever has waited longest is served next."""
+    Destination.objects.filter(pk=destination, claim=claim).update(claim="", claimed_until=_after(rest))
 
 
 def _is_free() -> Q:
@@ -70,8 +70,8 @@ def _is_free() -> Q:
     return rested & (Q(claimed_until=None) | Q(claimed_until__lte=Now()))
 
 
-def _lease() -> Combinable:
-    return ExpressionWrapper(Now() + Value(LEASE), output_field=DateTimeField())
+def _after(time: timedelta) -> Combinable:
+    return ExpressionWrapper(Now() + Value(time), output_field=DateTimeField())
 
 
 # --- What is due ----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 from django.conf import settings
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 LINGER_SECONDS = 3.0  # After the last delivery: the next one does not wait for beat.
 RENEWALS_A_LEASE = 3
+REST = timedelta(seconds=1)
 
 
 class Deliverer:
@@ -93,35 +94,39 @@ class Deliverer:
                 serving[pk].cancel()
 
     async def _serve(self, destination: Destination) -> None:
+        rest = REST  # Where all that is due stands behind something that has to wait, there is no hurry.
         try:
-            await self._deliver_all(destination)
+            if await self._deliver_all(destination):
+                rest = timedelta(0)
         except Exception:
             logger.exception("Delivering to %s failed", destination.name)
         finally:
-            await asyncio.shield(in_database(deliveries.release, self._claim, destination.pk))
+            await asyncio.shield(in_database(deliveries.release, self._claim, destination.pk, rest=rest))
 
-    async def _deliver_all(self, destination: Destination) -> None:
+    async def _deliver_all(self, destination: Destination) -> bool:
         """Batch after batch, small ones first, while it fails, and while it is slow: what fails together is not much.
 
-        Batches grow only while one takes a small part of the time that `_stop` gives them.
+        Batches grow only while one takes a small part of the time that `_stop` gives them. -> whether there was
+        anything to send.
         """
         try:
             adapter = self._adapter(destination)
         except Exception as error:  # Its options, its secret or its SDK.
             await self._hold_back(destination, f"It cannot be set up: {error}")
-            return
-        failures, size = destination.failures, FAILURES_MAX
+            return False
+        failures, size, sent = destination.failures, FAILURES_MAX, False
         while True:
             limit = min(size, adapter.batch_size) if not failures else max(1, FAILURES_MAX - failures)
             rows = await in_database(deliveries.due, destination.pk, limit, ordered=adapter.ordered)
             if not rows:
-                return
+                return sent
+            sent = True
             began = time.monotonic()
             outcomes = await self._publish(adapter, rows)
             slow = time.monotonic() - began > settings.DELIVERY_TIMEOUT / 4
             health = await in_database(deliveries.mark, self._claim, destination.pk, outcomes)
             if health is None or health.paused or self._stopping:
-                return
+                return sent
             failures, size = health.failures, size if slow else size * 2
 
     def _adapter(self, destination: Destination) -> Adapter:

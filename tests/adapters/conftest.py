@@ -72,4 +72,4 @@ def conserved(name: str = "crm") -> bool:
 def make_due(before: datetime | None = None) -> None:
     """As if the time had passed: what waits is due, and pauses are over."""
     Delivery.objects.filter(state="pending").update(due_at=before or timezone.now())
-    Destination.objects.update(paused_until=None)
+    Destination.objects.update(paused_until=None, claimed_until=None)

@@ -279,7 +279,7 @@ def test_a_lease_is_renewed_while_it_is_ours_and_given_back_at_the_end() -> None
     assert row.claimed_until is not None
     assert timedelta(seconds=10) < row.claimed_until - timezone.now() <= deliveries.LEASE
     assert deliveries.renew("them", [row.pk]) == set()
-    deliveries.release("us", row.pk)
+    deliveries.release("us", row.pk, rest=timedelta(0))
     row = Destination.objects.get()
     assert row.claim == ""
     assert row.claimed_until is not None
