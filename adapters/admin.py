@@ -5,27 +5,12 @@ from django.contrib.auth.base_user import AbstractBaseUser
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from accounts.admin import ReadOnly
 from accounts.credentials import from_operator
 from accounts.principals import Principal
 from adapters import dead_letters, destinations
 from adapters.models import Delivery, Destination, FailedRecord
 from adapters.shapes import DestinationChange
-
-
-class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Changes go through the services, by an action or the API; rows are never counted, for there may be millions."""
-
-    show_full_result_count = False
-    list_per_page = 50
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: object = None) -> bool:
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: object = None) -> bool:
-        return False
 
 
 @admin.register(Destination)

@@ -13,7 +13,7 @@ from rest_framework.views import APIView
 
 from accounts.errors import ApiError
 from accounts.shapes import ERRORS, Problem
-from accounts.signatures import TOLERANCE, verify
+from accounts.signatures import TOLERANCE, verify_request
 from accounts.throttles import throttle_address
 from adapters.ingest import Record, Result, ingest
 from adapters.ingest_settings import Source, sources
@@ -84,7 +84,7 @@ def _verified(request: Request, name: str) -> tuple[Source, bytes]:
     except RequestDataTooBig:
         raise ApiError(413, "too_large", "The body is too large (BATCH_MAX_BYTES).") from None
     source = sources().get(name)
-    if source is not None and _is_signed(request, source, body):
+    if source is not None and verify_request(source.secrets, request.headers, body):
         return source, body
     throttle_address(request.META.get("REMOTE_ADDR"))  # Who guesses is slowed down.
     if source is None:
@@ -94,13 +94,6 @@ def _verified(request: Request, name: str) -> tuple[Source, bytes]:
         "unauthenticated",
         f"This needs webhook-id, -timestamp (at most {TOLERANCE} s off) and -signature, made with the source's secret.",
     )
-
-
-def _is_signed(request: Request, source: Source, body: bytes) -> bool:
-    id, timestamp, signatures = (
-        request.headers.get(f"webhook-{name}", "") for name in ("id", "timestamp", "signature")
-    )
-    return bool(id) and any(verify(secret, id, timestamp, body, signatures) for secret in source.secrets)
 
 
 def _records(body: bytes) -> list[Record]:

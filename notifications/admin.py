@@ -1,23 +1,7 @@
 from django.contrib import admin
-from django.http import HttpRequest
 
+from accounts.admin import ReadOnly
 from notifications.models import Message, Task, Topic
-
-
-class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]
-    """The log is written by services only, and never counted: it may have millions of rows."""
-
-    show_full_result_count = False
-    list_per_page = 50
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: object = None) -> bool:
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: object = None) -> bool:
-        return False
 
 
 @admin.register(Topic)
