@@ -502,4 +502,4 @@ MUTANTS: list[type[Hub]] = [
 def test_the_model_finds_a_planted_bug(mutant: type[Hub]) -> None:
     machine = type(mutant.__name__, (World,), {"hub_class": mutant})
     with small_bounds(), pytest.raises(AssertionError):
-        run_state_machine_as_test(machine, settings=settings(RUN, print_blob=False))
+        run_state_machine_as_test(machine, settings=settings(RUN, print_blob=False, max_examples=2000))
