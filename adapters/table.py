@@ -27,6 +27,7 @@ class Table(Adapter):
 
     class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         retention_days: Annotated[float, Meta(gt=0, le=14, description="What nobody fetches is deleted then.")] = 4.0
+        fallback: Annotated[bool, Meta(description="It gets only what no other destination wants.")] = False
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)

@@ -16,6 +16,8 @@ from benchmarks.fanout import fanout
 from benchmarks.inbox import inbox
 from benchmarks.load import compiled
 from benchmarks.outside import outside
+from benchmarks.presence import presence
+from benchmarks.presence_watch import watching
 from benchmarks.processes import NotInstalled, watched, workspace
 from benchmarks.report import Table, machine, render
 from benchmarks.storing import storing
@@ -29,6 +31,8 @@ TABLES: Mapping[str, Callable[[Path], Table]] = {
     "storm": storm,
     "inbox": inbox,
     "outside": outside,
+    "presence": presence,
+    "watching": watching,
 }
 
 

@@ -60,6 +60,7 @@ PORT = env.int("PORT", default=8000)
 WEB_PROCESSES = env.int("WEB_PROCESSES", default=1)
 WORKER_PROCESSES = env.int("WORKER_PROCESSES", default=2)
 TASK_PROCESSES = env.int("TASK_PROCESSES", default=2)
+DELIVERY_PROCESSES = env.int("DELIVERY_PROCESSES", default=1)
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
 PROMETHEUS_MULTIPROC_DIR = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
 
@@ -84,7 +85,11 @@ if PRODUCTION:
 
 # --- Who calls ------------------------------------------------------------------------------------
 
-USER_ERASERS = ["notifications.erasure.erase_user", "adapters.dead_letters.erase_user"]
+USER_ERASERS = [
+    "notifications.erasure.erase_user",
+    "adapters.dead_letters.erase_user",
+    "presence.erasure.erase_user",
+]
 AUDIT_DAYS = env.int("AUDIT_DAYS", default=365)
 CREDENTIAL_MAX_DAYS = env.int("CREDENTIAL_MAX_DAYS", default=31)
 RATE_SERVICE = env.str("RATE_SERVICE", default="1000/s")
@@ -233,6 +238,7 @@ CELERY_BEAT_SCHEDULE = {
     "purge-identity": {"task": "accounts.tasks.purge", "schedule": 60.0, "options": {"expires": 60}},
     "deliver": {"task": "adapters.tasks.deliver", "schedule": 1.0, "options": {"expires": 1}},
     "settle-deliveries": {"task": "adapters.tasks.settle", "schedule": 60.0, "options": {"expires": 60}},
+    "purge-outside": {"task": "adapters.tasks.purge", "schedule": 60.0, "options": {"expires": 60}},
 }
 
 # --- The log --------------------------------------------------------------------------------------
@@ -258,8 +264,12 @@ TASK_ATTEMPTS = env.int("TASK_ATTEMPTS", default=10)
 TASK_LEASE_SECONDS = env.float("TASK_LEASE_SECONDS", default=10.0)
 TASK_ECHO_SECONDS = env.float("TASK_ECHO_SECONDS", default=5.0)
 # Users' tasks have a queue, and in production workers, of their own: they must not keep the log's work waiting.
-CELERY_TASK_QUEUES = [Queue("celery", routing_key="celery"), Queue("tasks", routing_key="tasks")]
-CELERY_TASK_ROUTES = {"notifications.tasks.run_task": {"queue": "tasks"}}
+# So have deliveries: a receiver that is slow must not either.
+CELERY_TASK_QUEUES = [Queue(name, routing_key=name) for name in ("celery", "tasks", "outside")]
+CELERY_TASK_ROUTES = {
+    "notifications.tasks.run_task": {"queue": "tasks"},
+    "adapters.tasks.deliver": {"queue": "outside"},
+}
 SWEEP_SECONDS = TASK_LEASE_SECONDS * 0.4  # A dead worker's task is found after 1.4 leases at most.
 CELERY_BEAT_SCHEDULE["sweep-tasks"] = {
     "task": "notifications.tasks.sweep_tasks",
@@ -272,6 +282,7 @@ CELERY_BEAT_SCHEDULE["sweep-tasks"] = {
 ADAPTERS = {
     "webhook": "adapters.webhook.Webhook",
     "table": "adapters.table.Table",
+    "functions": "adapters.functions.Functions",
 }
 DELIVERY_TIMEOUT = env.float("DELIVERY_TIMEOUT", default=10.0)
 DELIVERY_HOURS = env.float("DELIVERY_HOURS", default=24.0)
@@ -293,6 +304,7 @@ INGEST_TRIES = env.int("INGEST_TRIES", default=5)
 
 # --- Presence -------------------------------------------------------------------------------------
 
+PRESENCE_LEASE = env.float("PRESENCE_LEASE", default=15.0)
 PRESENCE_GRACE = env.float("PRESENCE_GRACE", default=10.0)
 PRESENCE_RESTART_GRACE = env.float("PRESENCE_RESTART_GRACE", default=60.0)
 CELERY_BEAT_SCHEDULE["sweep-presence"] = {
@@ -308,12 +320,18 @@ REALTIME_TOPICS = {
     "account": "notifications.topics.AccountTopic",
     "all": "notifications.topics.AllTopic",
     "topic": "notifications.topics.NamedTopic",
+    "presence": "presence.room_topics.RoomTopic",
+    "watch": "presence.topics.WatchTopic",
 }
 REALTIME_LOG = "notifications.topics.DatabaseLog"
 REALTIME_GREETING = "notifications.inbox_views.greeting"
 REALTIME_RECEIPTS = "notifications.inbox_views.carry_out"
 REALTIME_ACKNOWLEDGE = "notifications.acknowledgements.carry_out"
+REALTIME_CLIENT_MESSAGES = "adapters.client_messages.carry_out"
+REALTIME_STATUS = "presence.availability.carry_out"
+REALTIME_WATCHING = "presence.watching.Watching"
 REALTIME_MUTES = "notifications.preferences.muted"
+REALTIME_OBSERVER = env.str("REALTIME_OBSERVER", default="presence.tracker.Tracker")
 REALTIME_DATABASE_THREADS = env.int("REALTIME_DATABASE_THREADS", default=4)
 POSITION_CHECK_SECONDS = env.float("POSITION_CHECK_SECONDS", default=25.0)
 RECOVERY_LIMIT = env.int("RECOVERY_LIMIT", default=1000)

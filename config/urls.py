@@ -34,6 +34,7 @@ urlpatterns = [
         name="docs",
     ),
     path("api/", include("realtime.urls")),
+    path("api/", include("presence.urls")),
     path("api/", include("notifications.urls")),  # Before `users/…`, which would take its `users/…/preferences`.
     path("api/", include("adapters.urls")),
     path("api/", include(accounts_api)),

@@ -25,20 +25,27 @@ class TokenRequest(msgspec.Struct):
 @never_cache
 @ensure_csrf_cookie
 def page(request: HttpRequest) -> HttpResponse:
-    """The page; its script asks for the tokens."""
+    """The page; its script asks for the tokens. `?only=alice`: with one of the two, the other is elsewhere."""
+    shown = [user for user in USERS if request.GET.get("only", user) == user] or USERS
     origin = f"{request.scheme}://{request.get_host()}"
-    return render(request, "demo.html", {"users": USERS, "room": ROOM, "origin": origin})
+    return render(request, "demo.html", {"users": USERS, "shown": shown, "room": ROOM, "origin": origin})
 
 
 @require_POST
 @never_cache
 def token(request: HttpRequest) -> JsonResponse:
-    """`{user}` -> `{token, expires_at}`: acts for that user, and may write to the other one and to the room."""
+    """`{user}` -> `{token, expires_at}`: acts for that user, and may watch and write to the other one and the room."""
     try:
         user = msgspec.json.decode(request.body, type=TokenRequest).user
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         message = f'Send {{"user": …}} with one of: {", ".join(USERS)}.'
         return JsonResponse({"error": {"code": "malformed", "message": message}}, status=400)
-    others = [f"user.{other}" for other in USERS if other != user]
-    row, text = tokens.issue(None, ttl=TOKEN_SECONDS, user=user, subscribe=[ROOM], publish=[*others, ROOM])
+    others = [other for other in USERS if other != user]
+    row, text = tokens.issue(
+        None,
+        ttl=TOKEN_SECONDS,
+        user=user,
+        subscribe=[ROOM, *(f"watch.{other}" for other in others)],
+        publish=[*(f"user.{other}" for other in others), ROOM],
+    )
     return JsonResponse({"token": text, "expires_at": row.expires_at.isoformat(timespec="seconds")})

@@ -106,6 +106,14 @@ def query_of(scope: Scope) -> dict[str, str]:
     return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
 
 
+def wants_raw(scope: Scope) -> bool:
+    """Whether the query asks for frames that are `data` alone. Raises ApiError 400 for any other `format`."""
+    wanted = query_of(scope).get("format", "")
+    if wanted not in ("", "raw"):
+        raise ApiError(400, "malformed", "format: `raw`, or nothing.")
+    return wanted == "raw"
+
+
 async def identify(scope: Scope) -> tuple[Principal, Mute]:
     """Who it is, and what they do not get live. Raises Unauthenticated, or ApiError 503 while nobody can say."""
     try:

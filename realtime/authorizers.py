@@ -83,7 +83,7 @@ def _decide(principal: Principal, action: Action, name: str) -> ApiError | Quest
         return error
     if (topic.may_subscribe if action == "subscribe" else topic.may_publish)(principal, name):
         return None
-    authorizer = settings.TOPIC_AUTHORIZERS.get(name.partition(".")[0])
+    authorizer = settings.TOPIC_AUTHORIZERS.get(name.partition(".")[0], topic.authorizer)
     if authorizer is None or principal.kind is not Kind.USER:
         return _refusal(action, name, False)
     question = Question(authorizer, action, name, principal)

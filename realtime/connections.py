@@ -28,7 +28,20 @@ class Connection(ABC):
     """
 
     # One for each of many sockets, all touched for each event: slots keep what is read of it together.
-    __slots__ = ("_mark", "_max_backlog", "_newest", "_too_slow", "_written", "closed", "id", "muted", "topics", "user")
+    __slots__ = (
+        "_mark",
+        "_max_backlog",
+        "_newest",
+        "_too_slow",
+        "_written",
+        "closed",
+        "ended",
+        "id",
+        "infos",
+        "muted",
+        "topics",
+        "user",
+    )
 
     encoding: Encoding
     transport: str
@@ -38,7 +51,9 @@ class Connection(ABC):
         self.id = secrets.token_hex(16)
         self.user, self.muted = user, muted
         self.topics: set[str] = set()
+        self.infos: dict[str, bytes] = {}  # What it has said with its topics, as JSON.
         self.closed = False
+        self.ended: tuple[CloseCode, str] | None = None  # Why, where it was the server who closed it.
         self._max_backlog = max_backlog
         self._too_slow = False
         self._newest: dict[str, Any] = {}
@@ -75,7 +90,7 @@ class Connection(ABC):
     def close(self, code: CloseCode, reason: str) -> None:
         """Ends the connection, once; later writes go nowhere."""
         if not self.closed:
-            self.closed = True
+            self.closed, self.ended = True, (code, reason)
             metrics.closes.labels(int(code)).inc()
             self._end(code, reason)
 

@@ -25,8 +25,10 @@ from realtime.connections import Connection, DirectConnection, SocketConnection
 from realtime.control import Watch
 from realtime.database import in_database
 from realtime.mutes import Mute
+from realtime.observing import why
 from realtime.protocol import CloseCode, ProtocolError
-from realtime.topics import resolve
+from realtime.raw import RawDirectConnection, RawSocketConnection
+from realtime.topics import encoded_info, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
     principal: Principal | None = None
     _aborted = False
     _bad_frames = 0
+    _ended_with: int | None = None  # The code that the socket ended with.
     _watch: Watch | None = None
 
     async def __call__(
@@ -68,6 +71,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
 
     async def websocket_connect(self, _message: dict[str, Any]) -> None:
         try:
+            raw = admission.wants_raw(self.scope)
             self._runtime.gate.knock()
             principal, muted = await admission.identify(self.scope)
             self._runtime.gate.enter(principal.user)
@@ -77,7 +81,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
             await self._turn_away(error)
         self.principal = principal
         await self._accept()
-        self.connection = self._connect(principal, muted)
+        self.connection = self._connect(principal, muted, raw=raw)
         self._runtime.gate.connections.add(self.connection)
         metrics.connections.labels(self.connection.transport).inc()
         self._watch = self._runtime.control.watch(principal, self.connection.close, self.connection.id)
@@ -109,12 +113,12 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
             await self.base_send({"type": "websocket.close"})
         raise StopConsumer
 
-    def _connect(self, principal: Principal, muted: Mute) -> Connection:
+    def _connect(self, principal: Principal, muted: Mute, *, raw: bool) -> Connection:
         self._frames = Bucket(settings.FRAMES_PER_SECOND, settings.FRAMES_BURST)
         about = {"user": principal.user, "muted": muted, "max_backlog": settings.OUTBOX_MAX_BYTES}
         if frames := self.scope.get("extensions", {}).get("websocket.frames"):
-            return DirectConnection(**about, **frames)
-        return SocketConnection(**about, send=self.base_send, abort=self._abort)
+            return (RawDirectConnection if raw else DirectConnection)(**about, **frames)
+        return (RawSocketConnection if raw else SocketConnection)(**about, send=self.base_send, abort=self._abort)
 
     async def _welcome(self, connection: Connection, principal: Principal) -> None:
         names, refused = await admission.choose_topics(principal, admission.query_of(self.scope).get("topics"))
@@ -125,12 +129,15 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
             logger.warning("A socket could not subscribe: %r", error)
             connection.close(CloseCode.UNAVAILABLE, "try again soon")
             return
-        topics = {one.topic: {"epoch": one.epoch, "offset": one.offset} for one in found}
+        topics = {one.topic: one.place() for one in found}
         errors = [protocol.error(one.error.code, one.error.message, topic=one.topic) for one in refused]
         connection.send(protocol.welcome(connection.id, principal.user, topics, **inbox), *errors)
         self._runtime.hub.go_live(connection, found)
+        agent = admission.headers_of(self.scope).get("user-agent", "")
+        self._runtime.observer.opened(connection, principal, admission.address_of(self.scope), agent)
 
-    async def websocket_disconnect(self, _message: dict[str, Any]) -> None:
+    async def websocket_disconnect(self, message: dict[str, Any]) -> None:
+        self._ended_with = message.get("code")
         raise StopConsumer
 
     def _abort(self) -> None:
@@ -147,6 +154,8 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
             connection.closed = True
             self._runtime.gate.connections.discard(connection)
             self._runtime.hub.leave(connection)
+            self._runtime.watching.unwatch(connection)
+            self._runtime.observer.closed(connection, why(connection, self._ended_with))
             metrics.connections.labels(connection.transport).dec()
             if isinstance(connection, SocketConnection):
                 await connection.stop()
@@ -168,6 +177,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
             ref = action.ref
             self._bad_frames = 0
             await self._carry_out(action, connection, principal)
+            self._runtime.observer.changed(connection)
         except ProtocolError as error:
             connection.send(protocol.error(error.code, error.message, error.ref))
             self._bad_frames += 1
@@ -185,13 +195,22 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
         match action:
             case protocol.Ping():
                 connection.send(protocol.pong(connection.id, action.ref))
+            case protocol.Subscribe(users=list(users)):
+                await self._watch_users(action, users, connection, principal)
             case protocol.Subscribe():
                 await self._subscribe(action, connection, principal)
+            case protocol.Unsubscribe(topic="watch"):
+                self._runtime.watching.unwatch(connection)
+                connection.send(protocol.unsubscribed(action.topic, action.ref))
             case protocol.Unsubscribe():
                 self._unsubscribe(connection, action.topic)
                 connection.send(protocol.unsubscribed(action.topic, action.ref))
             case protocol.Publish():
                 await self._publish(action, connection, principal)
+            case protocol.ClientMessage():
+                stored = await in_database(_client_message, action, principal, connection.id)
+                if action.ref is not None:
+                    connection.send(protocol.ok(action.ref, **stored))
             case protocol.Receipt():
                 done = await in_database(_receipt, action, principal)
                 if action.ref is not None:
@@ -200,11 +219,15 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
                 acknowledged = await in_database(_acknowledge, action, principal, connection.id)
                 if action.ref is not None:
                     connection.send(protocol.ok(action.ref, acknowledged=acknowledged))
+            case protocol.Status():
+                said = await in_database(_status, action, principal)
+                if action.ref is not None:
+                    connection.send(protocol.ok(action.ref, **said))
             case protocol.Refresh():
                 await self._refresh(action, connection, principal)
             case protocol.Logout():
                 await in_database(log_out, principal)
-                connection.close(CloseCode.REVOKED, "logged out")
+                connection.close(CloseCode.REVOKED, protocol.LOGGED_OUT)
 
     async def _subscribe(self, action: protocol.Subscribe, connection: Connection, principal: Principal) -> None:
         already = len(connection.topics - {action.topic})
@@ -212,15 +235,24 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
         if holder.user not in (None, principal.user):
             raise ApiError(403, "wrong_user", "This token was made for somebody else.")
         await admission.admit(holder, action.topic, already=already)
+        connection.infos[action.topic] = encoded_info(action.topic, action.info)
         (found,) = await self._runtime.hub.subscribe(connection, {action.topic: action.since})
         self._drop_grant(action.topic)
         if action.token is not None:
             self._grant(connection, action.topic, holder)
         connection.send(
             *(event.body for event in found.missed),
-            protocol.subscribed(found.topic, found.epoch, found.offset, found.recovered, action.ref),
+            protocol.subscribed(found.topic, found.epoch, found.offset, found.recovered, action.ref, found.snapshot),
         )
         self._runtime.hub.go_live(connection, [found])
+
+    async def _watch_users(
+        self, action: protocol.Subscribe, users: list[str], connection: Connection, principal: Principal
+    ) -> None:
+        if action.topic != "watch" or action.since or action.token is not None or action.info is not None:
+            raise ApiError(400, "malformed", "users: they go with the topic `watch`, and with nothing else.")
+        states, refused = await self._runtime.watching.watch(connection, principal, list(dict.fromkeys(users)))
+        connection.send(protocol.watching(states, refused, action.ref))
 
     def _grant(self, connection: Connection, topic: str, holder: Principal) -> None:
         """The topic stays as long as the token that opened it."""
@@ -229,6 +261,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
             if topic in connection.topics and not connection.closed:
                 self._unsubscribe(connection, topic)
                 connection.send(protocol.unsubscribed(topic))
+                self._runtime.observer.changed(connection)
 
         self._grants[topic] = self._runtime.control.watch(holder, end, "")
 
@@ -238,6 +271,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
 
     def _unsubscribe(self, connection: Connection, topic: str) -> None:
         self._runtime.hub.unsubscribe(connection, [topic])
+        connection.infos.pop(topic, None)
         self._drop_grant(topic)
 
     async def _refresh(self, action: protocol.Refresh, connection: Connection, principal: Principal) -> None:
@@ -252,6 +286,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
         for topic in await refusals(fresh, "subscribe", sorted(connection.topics - self._grants.keys())):
             self._unsubscribe(connection, topic)
             connection.send(protocol.unsubscribed(topic))
+        await self._runtime.watching.refresh(connection, fresh)
         if action.ref is not None:
             connection.send(protocol.ok(action.ref, expires_at=fresh.expires_at))
 
@@ -266,6 +301,21 @@ def _publish(action: protocol.Publish, principal: Principal) -> dict[str, Any]:
     """Counts as a request of the caller's."""
     throttle(principal)
     return resolve(action.topic).publish(principal, action.topic, action.type, action.data)
+
+
+def _client_message(action: protocol.ClientMessage, principal: Principal, connection_id: str) -> dict[str, Any]:
+    """Counts as a request of the caller's."""
+    throttle(principal)
+    carry_out: Callable[[protocol.ClientMessage, Principal, str], dict[str, Any]]
+    carry_out = import_string(settings.REALTIME_CLIENT_MESSAGES)
+    return carry_out(action, principal, connection_id)
+
+
+def _status(action: protocol.Status, principal: Principal) -> dict[str, Any]:
+    """Counts as a request of the caller's."""
+    throttle(principal)
+    carry_out: Callable[[protocol.Status, Principal], dict[str, Any]] = import_string(settings.REALTIME_STATUS)
+    return carry_out(action, principal)
 
 
 def _receipt(action: protocol.Receipt, principal: Principal) -> dict[str, Any]:

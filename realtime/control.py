@@ -15,7 +15,7 @@ from accounts.principals import Kind, Principal
 from accounts.revocations import REFRESH_SECONDS, Ended, Reason
 from realtime import metrics
 from realtime.database import in_database
-from realtime.protocol import CloseCode
+from realtime.protocol import LOGGED_OUT, CloseCode
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ ENDINGS = {
     Reason.MOVED: (CloseCode.TOKEN_EXPIRED, "the user is in another account now, come back"),
     Reason.CHANGED: (CloseCode.RESYNC, "the user's preferences have changed, come back"),
     Reason.KICKED: (CloseCode.KICKED, "sent away"),
-    Reason.LOGGED_OUT: (CloseCode.REVOKED, "logged out"),
+    Reason.LOGGED_OUT: (CloseCode.REVOKED, LOGGED_OUT),
     Reason.REVOKED: (CloseCode.REVOKED, "the credential was revoked"),
     Reason.ERASED: (CloseCode.REVOKED, "the user was erased"),
 }

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from realtime import metrics, protocol
 from realtime.connections import Connection
 from realtime.fanout import after, fan_out, send, visible
@@ -36,13 +38,18 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What the log holds after an offset: the visible messages up to and including `through`, in order."""
+    """What the log holds after an offset: the visible messages up to and including `through`, in order.
+
+    Of a state there are no messages to read again: `snapshot` is what it is at `head`, as JSON, and the one event
+    tells it.
+    """
 
     epoch: str | None
     head: int
     tail: int
     through: int
     events: Sequence[Event]
+    snapshot: bytes | None = None
 
 
 class Log(Protocol):
@@ -70,6 +77,12 @@ class Subscription:
     offset: int
     recovered: bool
     missed: Sequence[Event] = ()
+    snapshot: bytes | None = None  # Of a state, unless the connection has it already.
+
+    def place(self) -> dict[str, object]:
+        """As `welcome` tells it."""
+        state = {} if self.snapshot is None else {"snapshot": msgspec.Raw(self.snapshot)}
+        return {"epoch": self.epoch, "offset": self.offset, **state}
 
 
 @dataclass(slots=True)
@@ -117,6 +130,7 @@ class Hub:
         recovery_events: int,
         recovery_bytes: int,
         join_seconds: float = 0.25,
+        is_state: Callable[[str], bool] = lambda _name: False,
     ) -> None:
         self._log = log
         self._membership = membership
@@ -124,12 +138,18 @@ class Hub:
         self._recovery_events = recovery_events
         self._recovery_bytes = recovery_bytes
         self._join_seconds = join_seconds
+        self._is_state = is_state
         self._topics: dict[str, _Topic] = {}
         self._muted = Mutes()  # Of the connections that are in topics.
 
     def names(self) -> list[str]:
         """The topics that have a local listener."""
         return list(self._topics)
+
+    def listeners(self, name: str) -> list[Connection]:
+        """Who is in a topic, or about to be."""
+        topic = self._topics.get(name)
+        return [*topic.live, *topic.catching_up] if topic else []
 
     # --- Connections come and go ------------------------------------------------------------------
 
@@ -241,7 +261,10 @@ class Hub:
     async def _find(self, topic: _Topic, connection: Connection, since: Since | None) -> Subscription:
         """Where a connection with this position goes on, and what it missed."""
         assert topic.position is not None
-        if since is None or (since.epoch == topic.epoch and since.offset == topic.position):
+        is_there = since is not None and (since.epoch, since.offset) == (topic.epoch, topic.position)
+        if self._is_state(topic.name) and not is_there:
+            return await self._find_state(topic)
+        if since is None or is_there:
             return Subscription(topic.name, topic.epoch, topic.position, recovered=True)
         known = since.epoch == topic.epoch or (since.epoch is None and since.offset == 0)
         if known and topic.shared and topic.recent_after <= since.offset < topic.position:
@@ -249,6 +272,18 @@ class Hub:
             if not self._is_too_much(missed):
                 return Subscription(topic.name, topic.epoch, topic.position, recovered=True, missed=missed)
         return await self._find_in_log(topic, connection, since)
+
+    async def _find_state(self, topic: _Topic) -> Subscription:
+        """A state as it is; while it cannot be read, nothing: everybody gets it when it can."""
+        try:
+            page = await self._log.read(topic.name, 0, READ_EVENTS)
+        except Exception:  # Whatever is down there: the connection's other topics have nothing to do with it.
+            topic.epoch, topic.position = None, 0
+            self._start_repair(topic)
+            return Subscription(topic.name, None, 0, recovered=False)
+        if page.epoch != topic.epoch:
+            self._start_repair(topic)
+        return Subscription(topic.name, page.epoch, page.head, recovered=True, snapshot=page.snapshot)
 
     async def _find_in_log(self, topic: _Topic, connection: Connection, since: Since) -> Subscription:
         missed: list[Event] = []
@@ -422,14 +457,17 @@ class Hub:
                 return
 
     def _reset(self, topic: _Topic, page: Page) -> None:
-        """What was missed cannot be sent: listeners reload, and go on from the head of the log."""
+        """What was missed cannot be sent: listeners reload, or get a state as it is, and go on from the head."""
         metrics.resets.inc()
         topic.epoch, topic.position, topic.head = page.epoch, page.head, page.head
         topic.ahead = {offset: event for offset, event in topic.ahead.items() if event.epoch == page.epoch}
         topic.recent.clear()
         topic.recent_after = page.head
+        body = protocol.reset(topic.name, page.epoch, page.head)
+        if page.snapshot is not None and page.events:
+            body = page.events[-1].body
         for connection in topic.listeners():
-            connection.send(protocol.reset(topic.name, page.epoch, page.head))
+            connection.send(body)
         for connection, catch_up in list(topic.catching_up.items()):
             if catch_up.after is None:  # It compares with a numbering that is gone.
                 catch_up.overflowed = True

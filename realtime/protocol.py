@@ -1,8 +1,9 @@
 """The wire protocol as pure functions: client frames in, server events out. docs/protocol.md is its manual."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, cast
+from typing import Annotated, Any, cast
 from uuid import UUID
 
 import msgspec
@@ -11,6 +12,7 @@ from realtime.strict_json import RefusedJSON, loads
 
 SUBPROTOCOL = "fanfare.v1"
 MAX_BAD_FRAMES = 3  # In a row.
+WATCH_USERS = 500
 
 
 class CloseCode(IntEnum):
@@ -26,6 +28,9 @@ class CloseCode(IntEnum):
     UNAUTHENTICATED = 4501
     REVOKED = 4502
     KICKED = 4503
+
+
+LOGGED_OUT = "logged out"  # Why it is REVOKED, when the client wanted it.
 
 
 class ProtocolError(Exception):
@@ -55,8 +60,10 @@ class Ping(Action):
 
 class Subscribe(Action):
     topic: str
+    users: Annotated[list[str], msgspec.Meta(max_length=WATCH_USERS)] | None = None
     since: Since | None = None
     token: str | None = None
+    info: Any = None
 
 
 class Unsubscribe(Action):
@@ -67,6 +74,20 @@ class Publish(Action):
     topic: str
     data: Any
     type: str = "message"
+
+
+class ClientMessage(Action):
+    """For backends: it goes to whatever destinations want it, and to no topic."""
+
+    message: Any
+
+
+class Send(ClientMessage):
+    pass
+
+
+class PublishOutside(ClientMessage, tag="publish"):
+    """The `publish` that has a `message`; the one with a `topic` is Publish."""
 
 
 class Receipt(Action):
@@ -99,6 +120,13 @@ class Ack(Action):
     ids: list[UUID]
 
 
+class Status(Action):
+    """What the user says of themselves."""
+
+    availability: str | None = None
+    text: str | None = None
+
+
 class Refresh(Action):
     token: str
 
@@ -107,11 +135,13 @@ class Logout(Action):
     pass
 
 
-_Actions = Ping | Subscribe | Unsubscribe | Publish | Seen | Read | Unread | Archive | Ack | Refresh | Logout
+_Actions = (
+    Ping | Subscribe | Unsubscribe | Publish | Send | Seen | Read | Unread | Archive | Ack | Status | Refresh | Logout
+)
 ACTIONS = frozenset(action.__struct_config__.tag for action in _Actions.__args__)
 
 
-def parse(text: str) -> _Actions:
+def parse(text: str) -> _Actions | PublishOutside:
     """The action that a client frame asks for. Raises ProtocolError (`malformed`, `unknown_action`)."""
     try:
         value = loads(text.encode())
@@ -123,9 +153,20 @@ def parse(text: str) -> _Actions:
     if (action := value.get("action")) not in ACTIONS if isinstance(value.get("action"), str) else True:
         raise ProtocolError("unknown_action", f"The actions are: {', '.join(sorted(ACTIONS))}.", ref)
     try:
-        return cast(_Actions, msgspec.convert(value, type=_Actions))
+        return cast(_Actions | PublishOutside, msgspec.convert(value, type=_shape(value)))
     except msgspec.ValidationError as error:
         raise ProtocolError("malformed", f"{action}: {error}.", ref) from error
+
+
+def _shape(frame: dict[str, Any]) -> Any:
+    """`publish` has two forms. Raises ProtocolError for a mixture of them, and for neither."""
+    if frame["action"] != "publish":
+        return _Actions
+    outside = "message" in frame
+    if outside == ("topic" in frame or "data" in frame):
+        why = "publish: either `topic` and `data`, for those who listen, or `message` alone, for backends."
+        raise ProtocolError("malformed", why, frame.get("ref"))
+    return PublishOutside if outside else _Actions
 
 
 def welcome(connection_id: str, user: str | None, topics: dict[str, dict[str, Any]], **more: Any) -> bytes:
@@ -184,8 +225,35 @@ def task(topic: str, id: str, type: str, state: str, progress: float, *, note: s
     return _event("task", topic=topic, task=id, type=type, state=state, progress=progress, **told)
 
 
-def subscribed(topic: str, epoch: str | None, offset: int, recovered: bool, ref: Any = None) -> bytes:
-    return _event("subscribed", topic=topic, epoch=epoch, offset=offset, recovered=recovered, **_ref(ref))
+def presence(topic: str, message: dict[str, Any], **state: Any) -> bytes:
+    """How one user's presence is now, for the listeners of their topic; the `message` says it in short."""
+    return _event("presence", topic=topic, type="presence", message=message, **state)
+
+
+def presences(states: Sequence[bytes]) -> bytes:
+    """How the users are now who have changed since the last one; each is JSON already."""
+    return _event("presence", presences=[msgspec.Raw(state) for state in states])
+
+
+def watching(states: Sequence[bytes], refused: Sequence[str], ref: Any = None) -> bytes:
+    """The answer to `subscribe` with `users`."""
+    snapshot = [msgspec.Raw(state) for state in states]
+    return _event("subscribed", topic="watch", snapshot=snapshot, refused=refused, **_ref(ref))
+
+
+def room(topic: str, version: int, **told: Any) -> bytes:
+    """What has changed in a room: `joined` and `left`, or `count`, or everything: `epoch` and `snapshot` as JSON."""
+    if "snapshot" in told:
+        told["snapshot"] = msgspec.Raw(told["snapshot"])
+    return _event("room", topic=topic, version=version, **told)
+
+
+def subscribed(
+    topic: str, epoch: str | None, offset: int, recovered: bool, ref: Any = None, snapshot: bytes | None = None
+) -> bytes:
+    """`snapshot`: of a state, as JSON."""
+    state = {} if snapshot is None else {"snapshot": msgspec.Raw(snapshot)}
+    return _event("subscribed", topic=topic, epoch=epoch, offset=offset, recovered=recovered, **state, **_ref(ref))
 
 
 def unsubscribed(topic: str, ref: Any = None) -> bytes:

@@ -7,8 +7,8 @@ its own channel each second. What was missed while it was down, the hub reads fr
 import asyncio
 import itertools
 import logging
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 from channels.layers import get_channel_layer
 from django.conf import settings
@@ -29,6 +29,15 @@ JOIN_RETRY_SECONDS = 0.5
 MAX_WAITING = 20_000  # Bus messages; beyond, they are dropped and the log is read.
 
 
+class Listener(Protocol):
+    """Hears the events of one name itself, instead of the hub."""
+
+    def heard(self, events: Sequence[Event]) -> None: ...
+
+    async def check(self) -> None:
+        """Some may have been lost: finds out. Raises any Exception while it cannot."""
+
+
 class Receiver:
     """Keeps this process on the bus and the hub supplied. `start` in the running loop, `stop` in the same."""
 
@@ -37,6 +46,7 @@ class Receiver:
         self.up = False
         self._layer: Any = get_channel_layer()
         self._channel: str | None = None
+        self._listeners: dict[str, Listener] = {}
         self._wanted: dict[str, asyncio.Future[None]] = {}
         self._joined: set[str] = set()
         self._changed: dict[str, None] = {}  # Topics to join or to leave, in order.
@@ -71,6 +81,18 @@ class Receiver:
         if future := self._wanted.pop(name, None):
             future.cancel()
         self._change(name)
+
+    def listen(self, name: str, listener: Listener) -> asyncio.Future[None]:
+        """Joins a name for a listener of its own, until `ignore`."""
+        self._listeners[name] = listener
+        return self.join(name)
+
+    def ignore(self, name: str) -> None:
+        del self._listeners[name]
+        self.leave(name)
+
+    def _names(self) -> list[str]:
+        return [*self.hub.names(), *self._listeners]
 
     def _change(self, name: str) -> None:
         self._changed[name] = None
@@ -149,7 +171,10 @@ class Receiver:
                 name = message["topic"]
                 topics.setdefault(name, []).extend(Event.unpack(name, packed) for packed in message["events"])
         for name, events in topics.items():
-            self.hub.receive(name, events)
+            if listener := self._listeners.get(name):
+                listener.heard(events)
+            else:
+                self.hub.receive(name, events)
 
     # --- Whether the bus is alive -----------------------------------------------------------------
 
@@ -202,13 +227,13 @@ class Receiver:
         """
         for second in itertools.count():
             if await self._turns_within(BEAT_SECONDS):
-                await self._compare_all(self.hub.names(), doubt=True)
+                await self._compare_all(self._names(), doubt=True)
             elif self.up:
                 slots = max(1, int(settings.POSITION_CHECK_SECONDS / BEAT_SECONDS))
                 slot = second % slots
-                await self._compare_all([name for name in self.hub.names() if hash(name) % slots == slot])
+                await self._compare_all([name for name in self._names() if hash(name) % slots == slot])
             elif second % CHECK_SECONDS_WHILE_DOWN == 0:
-                await self._compare_all(self.hub.names(), doubt=True)  # A recall is heard of by the bus only.
+                await self._compare_all(self._names(), doubt=True)  # A recall is heard of by the bus only.
 
     async def _compare_all(self, names: list[str], *, doubt: bool = False) -> None:
         for start in range(0, len(names), CHECK_TOPICS):
@@ -216,6 +241,8 @@ class Receiver:
 
     async def _compare(self, names: list[str], *, doubt: bool = False) -> None:
         try:
+            for listener in filter(None, map(self._listeners.get, names)):
+                await listener.check()
             await self.hub.check(names, doubt=doubt)
         except Exception as error:  # Whatever the database raises: the next check comes.
             metrics.drops.labels("log_unavailable").inc()

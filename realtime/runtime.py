@@ -4,14 +4,15 @@ import asyncio
 from dataclasses import dataclass
 
 from django.conf import settings
-from django.utils.module_loading import import_string
 
 from realtime import bus
 from realtime.admission import Gate
 from realtime.control import Control
 from realtime.hub import Hub
+from realtime.observing import Observer, observer
 from realtime.receiver import Receiver
-from realtime.topics import is_shared
+from realtime.topics import Logs, is_shared, is_state
+from realtime.watching import Watching, watching
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +22,12 @@ class Runtime:
     hub: Hub
     receiver: Receiver
     publisher: bus.Publisher
+    observer: Observer
+    watching: Watching
 
     async def stop(self) -> None:
+        await self.observer.stop()
+        await self.watching.stop()
         bus.detach(self.publisher)
         await self.control.stop()
         await self.receiver.stop()
@@ -37,15 +42,18 @@ def current() -> Runtime:
     if loop not in _runtimes:
         receiver = Receiver()
         hub = Hub(
-            import_string(settings.REALTIME_LOG)(),
+            Logs(),
             receiver,
             shared=is_shared,
             recovery_events=settings.RECOVERY_LIMIT,
             recovery_bytes=settings.OUTBOX_MAX_BYTES // 2,  # What is missed has to fit the outbox.
+            is_state=is_state,
         )
-        _runtimes[loop] = Runtime(Gate(), Control(), hub, receiver, bus.attach(loop))
+        publisher = bus.attach(loop)
+        _runtimes[loop] = Runtime(Gate(), Control(), hub, receiver, publisher, observer(), watching(receiver, hub))
         receiver.start(hub)
         _runtimes[loop].control.start()
+        _runtimes[loop].watching.start()
     return _runtimes[loop]
 
 

@@ -21,6 +21,7 @@ from realtime.asgi import Receive, Scope, Send
 from realtime.connections import Connection, PollConnection, StreamConnection
 from realtime.hub import Hub, Subscription
 from realtime.mutes import Mute
+from realtime.observing import why
 from realtime.protocol import Since
 
 COMMENT_SECONDS = 15.0
@@ -63,11 +64,13 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
                 connection.send(*_greeting(connection, principal, subscriptions, since, inbox), *refused)
                 hub.go_live(connection, subscriptions)
                 gate.connections.add(connection)
+                here.observer.opened(connection, principal, *_client(scope))
                 with control.watching(principal, connection.close, connection.id):
                     await _until_gone(receive, connection)
             finally:
                 gate.connections.discard(connection)
                 hub.leave(connection)
+                here.observer.closed(connection, why(connection))
                 await connection.stop()
     except asyncio.CancelledError:
         if not started or task is None or not connection.closed:
@@ -99,12 +102,13 @@ async def poll(scope: Scope, receive: Receive, send: Send) -> None:
                 entered |= {one.topic: Since(one.epoch, one.offset) for one in subscriptions}
                 for found in subscriptions:
                     connection.send(*(event.body for event in found.missed))
-                    if not found.recovered:
+                    if not found.recovered or found.snapshot is not None:
                         connection.send(_subscribed(found))
                 if since.keys() != set(names):  # Once is enough, or the next poll would not wait.
                     connection.send(*refused)
                 hub.go_live(connection, subscriptions)
                 gate.connections.add(connection)
+                here.observer.opened(connection, principal, *_client(scope))
                 if not connection.events and since.keys() >= set(names):
                     with control.watching(principal, connection.close, connection.id):
                         await _something_or_gone(connection, receive, wait)
@@ -112,6 +116,7 @@ async def poll(scope: Scope, receive: Receive, send: Send) -> None:
             finally:
                 gate.connections.discard(connection)
                 hub.leave(connection)
+                here.observer.closed(connection, why(connection))
             body = b'{"events":[' + b",".join(connection.events) + b'],"since":"' + next_place + b'"}'
             await reply(send, 200, body)
     except ApiError as error:
@@ -143,6 +148,11 @@ def _wait(text: str | None) -> float:
     return int(text)
 
 
+def _client(scope: Scope) -> tuple[str | None, str]:
+    """Its address, and what it says it is."""
+    return admission.address_of(scope), admission.headers_of(scope).get("user-agent", "")
+
+
 async def _topics(scope: Scope, principal: Principal) -> tuple[list[str], list[bytes]]:
     if scope["method"] != "GET":
         raise ApiError(405, "method_not_allowed", "This is for GET.")
@@ -159,7 +169,7 @@ def _greeting(
     since: Mapping[str, Since],
     inbox: Mapping[str, Any],
 ) -> list[bytes]:
-    fresh = {one.topic: {"epoch": one.epoch, "offset": one.offset} for one in found if one.topic not in since}
+    fresh = {one.topic: one.place() for one in found if one.topic not in since}
     bodies = [protocol.welcome(connection.id, principal.user, fresh, **inbox)]
     for one in found:
         if one.topic in since:
@@ -168,7 +178,7 @@ def _greeting(
 
 
 def _subscribed(found: Subscription) -> bytes:
-    return protocol.subscribed(found.topic, found.epoch, found.offset, found.recovered)
+    return protocol.subscribed(found.topic, found.epoch, found.offset, found.recovered, snapshot=found.snapshot)
 
 
 @asynccontextmanager

@@ -1,13 +1,18 @@
 """Topics: named streams, `kind.key` or a bare kind. The kind decides who may do what; an unlisted kind is denied."""
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import msgspec
 from django.conf import settings
 from django.utils.module_loading import import_string
 
 from accounts.errors import ApiError
 from accounts.principals import ID_MAX_BYTES, Principal, valid_id
+from realtime.hub import Log, Page, Position
+
+INFO_MAX_BYTES = 1024
 
 
 class Topic:
@@ -15,6 +20,9 @@ class Topic:
 
     keyed = True
     shared = False  # Many listen to the same one: the hub keeps its latest events in memory.
+    log: Log | None = None  # Of a state: where the hub reads its snapshot. The others are in REALTIME_LOG.
+    authorizer: str | None = None  # The dotted path of who decides about the rest, unless TOPIC_AUTHORIZERS does.
+    takes_info = False  # Whether who subscribes may say something with it.
 
     def may_subscribe(self, principal: Principal, name: str) -> bool:
         return False
@@ -46,6 +54,44 @@ def resolve(name: str) -> Topic:
 
 def is_shared(name: str) -> bool:
     return resolve(name).shared
+
+
+def is_state(name: str) -> bool:
+    return resolve(name).log is not None
+
+
+def encoded_info(name: str, info: Any) -> bytes:
+    """What a client says with a topic, as JSON. Raises ApiError 400 where nothing can be said, or not so much."""
+    if info is None:
+        return b"null"
+    if not resolve(name).takes_info:
+        raise ApiError(400, "malformed", "info: only rooms take it.")
+    encoded = msgspec.json.encode(info)
+    if len(encoded) > INFO_MAX_BYTES:
+        raise ApiError(400, "malformed", f"info: at most {INFO_MAX_BYTES} bytes of JSON.")
+    return encoded
+
+
+class Logs:
+    """Where the truth about every topic is read: in the log of its class, or else in REALTIME_LOG."""
+
+    def __init__(self) -> None:
+        self._stored: Log = import_string(settings.REALTIME_LOG)()
+
+    async def positions(self, names: Sequence[str]) -> Mapping[str, Position]:
+        logs: dict[Log, list[str]] = {}
+        for name in names:
+            logs.setdefault(self._of(name), []).append(name)
+        found: dict[str, Position] = {}
+        for log, some in logs.items():
+            found |= await log.positions(some)
+        return found
+
+    async def read(self, name: str, after: int, limit: int) -> Page:
+        return await self._of(name).read(name, after, limit)
+
+    def _of(self, name: str) -> Log:
+        return resolve(name).log or self._stored
 
 
 @cache

@@ -141,6 +141,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         """A client that takes nothing holds up the end of the connection, too, and nobody would be told."""
         if not self.close_sent and not self.transport.is_closing():
             metrics.closes.labels(KEEPALIVE_TIMEOUT).inc()
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": KEEPALIVE_TIMEOUT})
             self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
         super().keepalive_timeout()
 

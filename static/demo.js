@@ -48,6 +48,15 @@ class Panel {
     this.inbox = new Inbox(this.section, { name: this.name, api: this.api, client, onOpen, say });
     this.tasks = new Tasks(this.section, { name: this.name, api: this.api, client, say });
     this.#client = client;
+    const dots = this.section.querySelectorAll("[data-presence]");
+    const others = [...dots].map(({ dataset }) => dataset.presence);
+    client.watch(others, (presence) => this.#showPresence(presence)).catch((error) => this.#showError(error));
+  }
+
+  #showPresence({ user, status }) {
+    const dot = this.section.querySelector(`[data-presence="${user}"]`);
+    dot.dataset.status = status;
+    dot.querySelector("span").textContent = status === "ONLINE" ? "is here" : "is away";
   }
 
   /** The last messages of a topic into the list; resolves with the position after them. */

@@ -6,12 +6,11 @@
  *
  *     const client = connect({ getToken: () => fetch("/my/token").then((reply) => reply.text()) });
  *     client.addEventListener("message", ({ detail }) => show(detail.topic, detail.data));
- *     client.addEventListener("recalled", ({ detail }) => hide(detail.id));
  *     client.addEventListener("reset", ({ detail }) => reload(detail.topic));
  *     client.addEventListener("unread", ({ detail }) => (bell.textContent = detail.unread));
  *
- * Every stored message of a topic arrives once and in order. Where that cannot be kept, `reset` says so: load the
- * topic again; the client goes on from there. `data` is what someone else wrote: show it as text, never as HTML.
+ * Every stored message of a topic arrives once and in order, or `reset` says: load the topic again; the client goes on
+ * from there. `data` is what someone else wrote: show it as text, never as HTML.
  *
  * @typedef {{epoch: string | null, offset: number}} Position  A place in a topic; epoch null: nothing there yet.
  *
@@ -28,9 +27,9 @@
  * @typedef {object} State  `detail` of `state`, and `client.state`.
  * @property {"connecting" | "online" | "offline" | "closed"} state  After `closed` nothing more comes.
  * @property {Way} transport
- * @property {number} [retryAt]  offline: when the next attempt is due, in milliseconds since 1970.
- * @property {number} [code]  offline, closed: the close code, or 0.
- * @property {string} [reason]  offline, closed: in words.
+ * @property {number} [retryAt]  offline: when it tries again, in milliseconds since 1970.
+ * @property {number} [code]  The close code, or 0.
+ * @property {string} [reason]
  */
 
 const BACKOFF_BASE = 500; // Milliseconds, like all times here.
@@ -47,7 +46,7 @@ const PACE = 100; // Between two polls.
 const PASSING = new Set(["busy", "unavailable", "authorizer_unavailable"]); // What the server refuses only for now.
 const AGAIN = new Set([...PASSING, "timeout"]); // What may go well later.
 const DEEDS = new Set(["seen", "read", "unread", "archive", "ack"]);
-const PASSED_ON = new Set(["receipt", "unread", "task"]);
+const PASSED_ON = new Set(["receipt", "unread", "task", "room"]);
 const ABOUT_TOPICS = new Set(["denied", "malformed_topic"]);
 const NOWHERE = "e30"; // The place of no topic.
 const EXPIRED = 4401;
@@ -75,13 +74,18 @@ export class FanfareError extends Error {
   }
 }
 
-/** Dispatches `message`, `recalled`, `reset`, `receipt`, `unread`, `task`, `state` and `error`: each a CustomEvent. */
+/**
+ * Dispatches `message`, `recalled`, `reset`, `receipt`, `unread`, `task`, `room`, `snapshot`, `state` and `error`: each
+ * a CustomEvent.
+ */
 class Client extends EventTarget {
   #state;
   #topics = new Map(); // The topics that are wanted, and how far each has been read.
   #held = new Map(); // What comes live of a topic while earlier messages are on their way.
   #requests = new Map(); // What waits for an answer, by ref: numbers for publishes, else words.
   #ids = new Set(); // The last messages without an offset.
+  #users = []; // Who is watched,
+  #show; // and what is told of them.
   #shown = new Set(); // What the server is still to be told of as shown,
   #acking; // and when.
   #link = null;
@@ -123,8 +127,8 @@ class Client extends EventTarget {
   }
 
   /**
-   * Publishes, as soon as the connection is there, and resolves with the server's answer once it is stored. Rejects
-   * with the server's code, or `timeout` or `connection_lost` (it may be stored all the same), `busy`, `closed`.
+   * Resolves with the server's answer once it is stored. Rejects with the server's code, or `timeout` or
+   * `connection_lost` (it may be stored all the same), `busy`, `closed`.
    * @param {string} topic
    * @param {*} data
    * @param {string} [type]
@@ -135,8 +139,7 @@ class Client extends EventTarget {
   }
 
   /**
-   * Adds a topic, from now or from a position. It stays wanted over reconnects, even when this promise has timed
-   * out, until the server refuses it.
+   * Adds a topic, from now or from a position, until the server refuses it: also when this promise has timed out.
    * @param {string} topic
    * @param {Position} [since]
    * @returns {Promise<{topic: string, epoch: string | null, offset: number, recovered: boolean}>}
@@ -155,8 +158,7 @@ class Client extends EventTarget {
   }
 
   /**
-   * Sees, reads, un-reads or archives messages of the user's inbox; all of the user's connections hear of it. Resolves
-   * with the ids that were changed, and what waits now.
+   * Changes messages of the user's inbox. Resolves with the ids that were changed, and what waits now.
    * @param {"seen" | "read" | "unread" | "archive"} deed
    * @param {{ids: string[]} | {as_of: string} | {all: true}} which
    * @returns {Promise<{receipted: string[], unread: number, unseen: number, unread_more: boolean}>}
@@ -166,7 +168,23 @@ class Client extends EventTarget {
   }
 
   /**
-   * Tells the server which messages have been shown to the user; in batches, and again after a lost connection.
+   * Watches up to 500 users, instead of those before: tells how each is now, and whenever that changes.
+   * @param {string[]} users
+   * @param {(presence: {user: string, status: string, availability: string, text: string}) => void} tell
+   */
+  watch(users, tell) {
+    this.#users = users;
+    this.#show = tell;
+    return this.#request("watch", { action: "subscribe", topic: "watch", users });
+  }
+
+  /** Says how the user is: available, away, busy or invisible, and in words. */
+  setStatus(availability, text) {
+    return this.#request(++this.#ref, { action: "status", availability, text });
+  }
+
+  /**
+   * Tells the server which messages the user was shown; in batches, and again after a lost connection.
    * @param {Iterable<string>} ids
    */
   ack(ids) {
@@ -209,7 +227,7 @@ class Client extends EventTarget {
     return (getToken ? await inTime(getToken()) : token) ?? "";
   }
 
-  /** Only the link in use is listened to, and a spare one until it has answered. */
+  /** Listened to is the link in use, and a spare one until it has answered. */
   #dial(way, token, spare = false) {
     let link = null;
     const inUse = () => link !== null && link === this.#link;
@@ -236,7 +254,8 @@ class Client extends EventTarget {
   /** A spare link wants nothing yet: while it is tried, the positions move on. */
   #wants(spare) {
     const names = spare ? [] : [...this.#topics.keys()];
-    return { topics: new Map(names.map((topic) => [topic, this.#since(topic)])), defaults: this.#defaults };
+    const topics = new Map(names.map((topic) => [topic, this.#since(topic)]));
+    return { topics, defaults: this.#defaults, users: spare ? [] : this.#users };
   }
 
   #lost(code, reason, wait = 0) {
@@ -252,12 +271,12 @@ class Client extends EventTarget {
     this.#become({ state: "offline", retryAt: Date.now() + delay, code, reason });
   }
 
-  /** What waits for an answer by this link. */
+  /** What waits for an answer. */
   #unsend() {
     this.#held.clear(); // It comes again.
     for (const [ref, request] of this.#requests) {
       if (request.safe) continue;
-      // What changes topics is asked again; of what was published nobody knows whether it arrived.
+      // Topics are asked for again; of what was published nobody knows whether it arrived.
       if (request.sent && typeof ref === "number") {
         this.#settle(ref, new FanfareError("connection_lost", "The connection was lost before the answer came."));
       }
@@ -265,7 +284,7 @@ class Client extends EventTarget {
     }
   }
 
-  /** This way did not get through. When the server can be reached all the same, it is the way that is barred. */
+  /** This way did not get through: when the server can be reached, it is the way that is barred. */
   async #miss() {
     const way = this.#way;
     if (++this.#misses < MISSES || !(await isThere(this.#url())) || this.#misses < MISSES) return;
@@ -274,7 +293,7 @@ class Client extends EventTarget {
     this.#next = this.#ways[(this.#ways.indexOf(way) + 1) % this.#ways.length];
   }
 
-  /** On a lesser way: tries the better ones after a while, one after the other. */
+  /** On a lesser way: tries the better ones after a while. */
   #plan() {
     this.#forgetSpare();
     const better = this.#ways.slice(0, this.#ways.indexOf(this.#way));
@@ -328,14 +347,14 @@ class Client extends EventTarget {
     link?.close();
   }
 
-  /** The network is back, or somebody looks: wait no longer, and doubt a connection that looks alive. */
+  /** The network is back, or somebody looks: no more waiting, and no trust in what looks alive. */
   #hurry = ({ type }) => {
     if (type !== "online" && document.visibilityState === "hidden") return;
     if (this.#state.state === "offline") this.#open();
     if (this.#state.state === "online") this.#probe();
   };
 
-  /** Asks for a sign of life: browsers do not show the server's own pings to a page. */
+  /** Asks for a sign of life: a page cannot see the server's pings. */
   #probe() {
     this.#await(() => this.#lost(0, "The server has gone silent."), PATIENCE);
     this.#link?.send('{"action":"ping"}');
@@ -354,6 +373,7 @@ class Client extends EventTarget {
     else if (event === "message") this.#isNew(detail) && this.#emit("message", detail);
     else if (event === "recalled") this.#isRecall(detail) && this.#emit("recalled", detail);
     else if (event === "reset") this.#move(detail, true);
+    else if (event === "presence") this.#tell(detail);
     else if (event === "subscribed") this.#subscribed(detail);
     else if (event === "unsubscribed") this.#left(detail);
     else if (event === "ok") this.#settle(detail.ref, detail);
@@ -368,10 +388,12 @@ class Client extends EventTarget {
     if (this.#state.state !== "connecting") return;
     const joined = new Set();
     for (const [topic, at] of places) {
+      this.#tell(at);
       const wanted = this.#topics.has(topic) || (this.#defaults && this.#topics.size < MAX_TOPICS);
       if (!wanted || !position(at) || this.#topics.get(topic)) continue;
       this.#topics.set(topic, position(at));
       joined.add(topic);
+      if (at.snapshot) this.#emit("snapshot", { topic, ...at });
     }
     this.#defaults = false;
     this.#misses = this.#turns = 0;
@@ -383,6 +405,8 @@ class Client extends EventTarget {
       if (!joined.has(topic)) this.#send(ref, JSON.stringify({ ...this.#subscription(topic), ref }));
       else this.#settle(ref, { topic, ...this.#topics.get(topic), recovered: true });
     }
+    const again = { action: "subscribe", topic: "watch", users: this.#users, ref: "watch" };
+    if (this.#users.length) this.#send(again.ref, JSON.stringify(again));
     for (const [ref, { sent, text }] of this.#requests) sent || this.#send(ref, text);
     memory(this.#way);
     this.#plan();
@@ -410,12 +434,19 @@ class Client extends EventTarget {
     return this.#topics.has(topic) && typeof id === "string";
   }
 
+  #tell(detail) {
+    const { presences, snapshot = presences ?? detail } = detail ?? {};
+    for (const one of [snapshot].flat()) if (this.#users.includes(one?.user)) this.#show(one);
+  }
+
   #subscribed(detail) {
+    this.#tell(detail);
     const ref = `subscribe ${words(detail.topic)}`;
     const held = this.#held.get(detail.topic) ?? [];
     this.#held.delete(detail.topic);
     held.sort((one, other) => one.offset - other.offset);
     for (const message of held) this.#isNew(message) && this.#emit("message", message);
+    if (detail.snapshot) this.#emit("snapshot", detail);
     this.#move({ recovered: true, ref, ...detail }, detail.recovered === false);
   }
 
@@ -456,7 +487,7 @@ class Client extends EventTarget {
 
   #since(topic) {
     const at = this.#topics.get(topic);
-    // Without an epoch the topic was empty when we came: from its beginning; what we have seen is dropped here.
+    // Without an epoch the topic was empty: from its beginning; what we have seen is dropped here.
     return at?.epoch === null ? { epoch: null, offset: 0 } : (at ?? undefined);
   }
 
@@ -499,7 +530,7 @@ class Client extends EventTarget {
   }
 }
 
-/** A transport: opens a link `{send, close}`. */
+/** Opens a link `{send, close}`. */
 function webSocket(url, token, on) {
   const { topics, defaults } = on.wants();
   url.protocol = url.protocol.replace("http", "ws");
@@ -550,6 +581,7 @@ class Requests {
   #heard = Date.now();
   #asked = new Map(); // Topics and positions, not answered so far.
   #topics = new Map();
+  #places = new Map();
   #refusals = []; // In the order of the topics.
 
   #listen;
@@ -567,12 +599,14 @@ class Requests {
   }
 
   send(text) {
-    const { action, ref, topic, since, ...message } = JSON.parse(text);
+    const { action, ref, topic, since, users, ...message } = JSON.parse(text);
     if (action === "publish") return this.#publish(ref, topic, message);
+    if (action === "status") return this.#post(ref, "presence", message);
     if (DEEDS.has(action)) return this.#post(ref, `inbox/${action}`, message);
     const isAsked = this.#asked.has(topic) && JSON.stringify(this.#asked.get(topic)) === JSON.stringify(since);
     if (action === "ping" && Date.now() - this.#heard < SILENT) this.#on.frame();
     else if (action !== "subscribe" || !isAsked) this.#again();
+    if (users) this.#on.answer(ref, {});
     if (action === "unsubscribe") this.#on.frame({ event: "unsubscribed", topic, ref });
   }
 
@@ -587,8 +621,9 @@ class Requests {
 
   /** Asks for what the client wants now. */
   get(name, signal, wait = 0) {
-    const { topics, defaults } = this.#on.wants();
+    const { topics, defaults, users } = this.#on.wants();
     this.#topics = topics;
+    for (const user of users) topics.set(`watch.${user}`, this.#places.get(`watch.${user}`));
     this.#asked = new Map(defaults || wait ? [] : topics);
     this.#refusals = [];
     const query = new URLSearchParams({ since: placeOf(topics), wait: `${wait}` });
@@ -624,6 +659,7 @@ class Requests {
   place(text, signal) {
     const places = placed(text);
     if (!places) return;
+    this.#places = new Map(places);
     const missing = [...this.#asked.keys()].filter((topic) => !places.has(topic));
     this.#asked.clear();
     this.event({ event: "welcome", topics: Object.fromEntries(places) }, signal);
@@ -655,7 +691,7 @@ class Requests {
     return this.#post(ref, "notifications", { to: { [kind]: key }, ...message });
   }
 
-  /** Asks until there is an answer or nobody waits any more; the key makes the server store it once. */
+  /** Asks until there is an answer, or nobody waits; the key makes the server store it once. */
   async #post(ref, path, message) {
     const id = crypto.getRandomValues(new Uint32Array(4)).join("-");
     const headers = { "Content-Type": "application/json", "Idempotency-Key": id };
@@ -771,7 +807,7 @@ function position(value) {
   return valid ? { epoch, offset } : null;
 }
 
-/** Text where text was promised: anything else might throw when it is made into some. */
+/** Text where text was promised: anything else might throw. */
 function words(value) {
   return typeof value === "string" ? value : "";
 }

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 README, SETTINGS, PROTOCOL = ROOT / "README.md", ROOT / "docs/settings.md", ROOT / "docs/protocol.md"
 NOTIFICATIONS, IDENTITY = ROOT / "docs/notifications.md", ROOT / "docs/identity.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-ROOMS = ("accounts", "adapters", "config", "demo", "notifications", "realtime")
+ROOMS = ("accounts", "adapters", "config", "demo", "notifications", "presence", "realtime")
 
 EXAMPLE_URL = "http://127.0.0.1:8000"
 SECONDS = 10
@@ -216,7 +216,8 @@ def test_files_commands_and_metrics_that_are_named_exist(page: Path) -> None:
     for command in re.findall(r"manage\.py ([a-z_]+)", text):
         assert command in {*get_commands(), "up"}, command
     counted = "".join(
-        (ROOT / path).read_text() for path in ("realtime/metrics.py", "accounts/throttles.py", "adapters/metrics.py")
+        (ROOT / path).read_text()
+        for path in ("realtime/metrics.py", "accounts/throttles.py", "adapters/metrics.py", "presence/metrics.py")
     )
     for metric in re.findall(r"`(fanfare_\w+)`", text):
         assert f'"{metric}"' in counted, metric

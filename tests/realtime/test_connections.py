@@ -27,6 +27,7 @@ from realtime.connections import (
 from realtime.control import Control
 from realtime.hub import Hub
 from realtime.mutes import NOTHING, Mute
+from realtime.observing import Nobody
 from realtime.protocol import CloseCode, Since
 from realtime.streams import _parse_place, place
 from tests.realtime.fakes import FakeLog, FakeMembership, Recorder, in_virtual_time
@@ -517,7 +518,7 @@ def test_who_is_sent_away_while_catching_up_comes_back_to_where_it_stood(monkeyp
         for endpoint in (streams.poll, streams.stream):
             world = World()
             world.log.seconds = 0.2
-            house = SimpleNamespace(hub=world.hub, gate=Gate(), control=Control())
+            house = SimpleNamespace(hub=world.hub, gate=Gate(), control=Control(), observer=Nobody())
             monkeypatch.setattr(runtime, "current", lambda house=house: house)
             opening = Recorder()  # Keeps the hub in the topic.
             await world.enter(opening)

@@ -46,6 +46,8 @@ def refusal(text: str) -> ProtocolError:
         ),
         ({"action": "unsubscribe", "topic": "all", "ref": "r"}, Unsubscribe(topic="all", ref="r")),
         ({"action": "publish", "topic": "user.bob", "data": None}, Publish(topic="user.bob", data=None)),
+        ({"action": "send", "message": {"text": "Hello"}}, protocol.Send(message={"text": "Hello"})),
+        ({"action": "publish", "message": None, "ref": 9}, protocol.PublishOutside(message=None, ref=9)),
         (
             {"action": "publish", "topic": "user.bob", "type": "greeting", "data": {"a": 1}, "ref": 0},
             Publish(topic="user.bob", type="greeting", data={"a": 1}, ref=0),
@@ -58,7 +60,7 @@ def test_a_frame_becomes_its_action(frame: dict[str, Any], action: protocol.Acti
 
 def test_the_actions_are_known_by_name() -> None:
     known = {"ping", "subscribe", "unsubscribe", "publish", "seen", "read", "unread", "archive", "ack"}
-    assert known | {"refresh", "logout"} == protocol.ACTIONS
+    assert known | {"send", "status", "refresh", "logout"} == protocol.ACTIONS
 
 
 @pytest.mark.parametrize("frame", [{"action": "dance"}, {"action": 7}, {"action": None}, {"action": ["ping"]}, {}])
@@ -79,6 +81,13 @@ def test_an_unknown_action_is_named_so_and_the_ref_comes_back(frame: dict[str, A
         {"action": "subscribe", "topic": "all", "since": {"epoch": "e", "offset": 1.5}},
         {"action": "unsubscribe"},
         {"action": "publish", "topic": "all"},
+        {"action": "publish"},
+        {"action": "publish", "type": "greeting"},
+        {"action": "publish", "topic": "all", "data": 1, "message": 1},
+        {"action": "publish", "topic": "all", "message": 1},
+        {"action": "publish", "message": 1, "type": "greeting"},
+        {"action": "send"},
+        {"action": "send", "message": 1, "topic": "all"},
         {"action": "publish", "topic": "all", "data": 1, "type": 7},
         {"action": "publish", "topic": "all", "data": 1, "sender": "mallory"},
     ],

@@ -1,5 +1,6 @@
 """Two accounts that must not learn of each other: everybody who may call, and everything that bob of globex has."""
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,6 +22,8 @@ from adapters.models import Delivery, Destination, QueuedEvent
 from adapters.shapes import NewDestination
 from notifications.log import Draft, accept
 from notifications.models import Marker, Message, Receipt, Task, Topic
+from presence import registry, rooms
+from presence.models import Presence, Transition
 
 CLAIM = "claim-of-bobs-task"
 CANARY = "canary-7f3a"  # Stands in everything that is bob's or his account's.
@@ -98,6 +101,9 @@ class Globex:
         bearer(service(["users:write"])).put("/api/users/bob/preferences", {CANARY: "inbox"}, "application/json")
         audit.record(None, CANARY, "user:bob", after={CANARY: CANARY})
         self._make_destinations()
+        self._connect()
+        Presence.objects.create(user="bob", text=CANARY, version=1)
+        Transition.objects.create(user="bob", seq=1, status="ONLINE", reason="opened", at=timezone.now())
 
     def _make_destinations(self) -> None:
         hook = NewDestination(name=CANARY, kind="webhook", address=f"https://{CANARY}.example.com/", topics=["nothing"])
@@ -113,6 +119,15 @@ class Globex:
         )
         fetching.put(table.pk, [Parcel(uuid4(), "message", "user.bob", f'"{CANARY}"'.encode())], timedelta(days=1))
         self.receipt = fetching.receive([table.pk], 1, 600)[0].receipt
+
+    def _connect(self) -> None:
+        boot = uuid4().hex
+        own = ["user.bob", "account.globex"]
+        socket = registry.About(
+            self.connection, "bob", "globex", None, "websocket", "192.0.2.66", CANARY, time.time(), time.time(), own
+        )
+        registry.change(boot, 1, [socket], [])
+        rooms.change(boot, [rooms.Stay(self.connection, "globex-room", "bob", 0, 0, f'"{CANARY}"'.encode())], [])
 
     def put_in(self, text: str) -> str:
         """A body with what is bob's in its places."""
@@ -140,4 +155,6 @@ class Globex:
             list(Destination.objects.order_by("pk").values()),
             list(Delivery.objects.order_by("pk").values()),
             list(QueuedEvent.objects.order_by("pk").values()),
+            list(Presence.objects.filter(pk="bob").values()),
+            list(Transition.objects.filter(user="bob").order_by("pk").values()),
         )

@@ -1,0 +1,240 @@
+"""Who is connected: what the web processes tell Redis of their connections, and what it says of users.
+
+It is never the only copy: processes know their connections, and tell again when Redis has lost them. Everything here
+raises RegistryDown when Redis does not answer in time.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import msgspec
+from django.conf import settings
+from redis import Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.commands.core import Script
+from redis.retry import Retry
+
+from presence import scripts
+
+PREFIX = "fanfare:presence:"
+ANSWER_SECONDS = 1.0  # For Redis to answer, and to take a connection.
+
+
+class RegistryDown(Exception):
+    """Redis did not answer: who is connected cannot be known now."""
+
+
+class About(msgspec.Struct):
+    """What is kept of a live connection. Times are in epoch seconds of its process."""
+
+    id: str
+    user: str | None
+    account: str | None
+    session: str | None
+    transport: str
+    address: str | None
+    agent: str
+    connected_at: float
+    last_active: float
+    topics: list[str]
+
+
+def counts(users: Collection[str]) -> dict[str, int]:
+    """How many live connections each of these users has."""
+    names = list(users)
+    found = script(scripts.COUNTS, [], names)
+    return dict(zip(names, found, strict=True))
+
+
+def script(text: str, keys: Sequence[str], args: Sequence[str | bytes | int | float]) -> Any:
+    """Runs a Lua script, which Redis keeps compiled -> its answer, with texts in `str`."""
+    try:
+        return _script(settings.REDIS_URL, text)(keys=list(keys), args=list(args))
+    except (RedisError, OSError) as error:
+        raise RegistryDown(repr(error)) from error
+
+
+# --- For web processes ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A connection that was closed: the user is due so many seconds after the last one."""
+
+    id: str
+    user: str | None
+    reason: str
+    grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`since` changes when Redis has lost something, or did not answer for long: then everybody registers again.
+
+    `number`: of the last changes that came from this process, before these.
+    `moved`: who has a first connection now, or none and no grace.
+    """
+
+    since: str
+    number: int
+    moved: list[str]
+
+
+def change(boot: str, number: int, here: Iterable[About], gone: Iterable[Gone]) -> Answer:
+    """Registers connections of a process, or what is new of them, and takes closed ones out; renews its lease."""
+    put = [(one.id, one.user or "", msgspec.json.encode(one).decode()) for one in here]
+    out = [(one.id, one.user or "", one.reason, one.grace) for one in gone]
+    since, before, moved = _call(scripts.CHANGE, boot, number, msgspec.json.encode(put), msgspec.json.encode(out))
+    return Answer(since, int(before), moved)
+
+
+def renew(boot: str) -> Answer:
+    """Renews a process's lease: it lives for PRESENCE_LEASE seconds more."""
+    since, number = _call(scripts.RENEW, boot)
+    return Answer(since, int(number), [])
+
+
+def retire(boot: str) -> None:
+    """Ends a process's lease. Connections that are registered still are swept."""
+    script(scripts.RETIRE, [], [boot])
+
+
+# --- For settling ---------------------------------------------------------------------------------
+
+
+class Standing(msgspec.Struct, array_like=True, frozen=True):
+    """What Redis says of a user. `due` as it is there, to see whether it has moved; `waits`: the time is to come."""
+
+    connections: int
+    due: str
+    waits: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """`whole`: whether those without a connection have none, or may just not have been registered again."""
+
+    whole: bool
+    users: dict[str, Standing]
+
+
+def census(users: Collection[str]) -> Census:
+    names = list(users)
+    whole, found = _call(scripts.CENSUS, _longest(), *names)
+    standings = msgspec.json.decode(found, type=list[Standing])
+    return Census(bool(whole), dict(zip(names, standings, strict=True)))
+
+
+def settled(done: Iterable[tuple[str, str]], later: Iterable[str]) -> None:
+    """Users who need not be settled again, unless they have become due anew; and those who wait until all is whole."""
+    _call(scripts.SETTLED, msgspec.json.encode(list(done)), msgspec.json.encode(list(later)))
+
+
+def due(limit: int) -> tuple[list[str], int]:
+    """Some of the users who are due, and how many are waiting in all, due or not."""
+    users, waiting = _call(scripts.DUE, limit, _longest())
+    return users, waiting
+
+
+def _longest() -> float:
+    """Seconds; nothing is due later, unless Redis' clock was set back."""
+    return 2 * max(map(float, (settings.PRESENCE_GRACE, settings.PRESENCE_RESTART_GRACE, settings.PRESENCE_LEASE)))
+
+
+def forget(user: str) -> None:
+    """Nothing is to be settled for a user who was erased."""
+    script(scripts.FORGET, [], [user])
+
+
+# --- For sweeping ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Connections of a process whose lease is over. `moved` are registered by another one by now."""
+
+    boot: str
+    connections: list[About]
+    moved: list[str]
+
+
+def lost(sweeper: str, limit: int) -> Lost | None:
+    """Some of the connections that are to be taken out, for one sweeper at a time; None where there are none."""
+    boot, found = _call(scripts.LOST, sweeper, limit)
+    if not boot:
+        return None
+    connections = [msgspec.json.decode(about, type=About) for _id, about, only in found if only]
+    return Lost(boot, connections, [name for name, _about, only in found if not only])
+
+
+def take(found: Lost, grace: float) -> int:
+    """Takes them out, each once whoever tries -> how many; their users are due after the grace."""
+    return int(_call(scripts.TAKE, found.boot, grace, *(one.id for one in found.connections), *found.moved))
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How far users who are ONLINE were looked at. `all_seen`: once to the end, since Redis has lost anything."""
+
+    since: str
+    whole: bool
+    all_seen: bool
+    user: str
+
+
+def look() -> Look:
+    since, whole, seen, user = _call(scripts.LOOK)
+    return Look(since, bool(whole), seen == since, user)
+
+
+def looked(at: Look) -> None:
+    """Where the next look goes on."""
+    script(scripts.LOOKED, [], [at.since if at.all_seen else "", at.since, at.user])
+
+
+# --- For lists ------------------------------------------------------------------------------------
+
+
+def connections_of(user: str) -> list[About]:
+    """All of a user's live connections, by id."""
+    return sorted(_read(script(scripts.OF_USER, [], [user])), key=lambda one: one.id)
+
+
+def connections(after: str, limit: int) -> tuple[list[About], str | None]:
+    """Live connections in the order of their ids, beginning after one -> some, and the last that was looked at.
+
+    What is there all the time is found once, whatever comes and goes meanwhile.
+    """
+    found = script(scripts.PAGE, [], [f"({after};" if after else "-", limit])
+    last = found[-1][0] if len(found) == limit else None
+    return list({one.id: one for one in _read(found)}.values()), last
+
+
+def _read(found: Iterable[tuple[str, str]]) -> list[About]:
+    return [msgspec.json.decode(about, type=About) for _id, about in found if about]
+
+
+# --- The client -----------------------------------------------------------------------------------
+
+
+def _call(text: str, *args: str | bytes | int | float) -> Any:
+    return script(text, [], [settings.PRESENCE_LEASE, *args])
+
+
+@cache
+def _script(url: str, text: str) -> Script:
+    return _client(url).register_script(text)
+
+
+@cache
+def _client(url: str) -> Redis:
+    return Redis.from_url(
+        url,
+        socket_timeout=ANSWER_SECONDS,
+        socket_connect_timeout=ANSWER_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+    )

@@ -1,0 +1,172 @@
+"""What users say of themselves: over HTTP and sockets; who is told, and who is not."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.conf import LazySettings
+from django.test import Client
+
+from accounts.errors import ApiError
+from accounts.principals import Kind, Principal
+from presence import availability, live
+from presence.models import Presence, Transition
+from presence.shapes import Seen
+from realtime.frames import Event
+from realtime.protocol import Status, parse
+from tests.presence.watchers import Process, somebody
+from tests.security.town import bearer, service, user_token
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
+    """What watchers are told, in order."""
+    states: list[Seen] = []
+    make = live.change_event
+
+    def note(state: Seen) -> Event:
+        states.append(state)
+        return make(state)
+
+    monkeypatch.setattr(live, "change_event", note)
+    return states
+
+
+@pytest.fixture
+def alice() -> str:
+    return somebody("alice")
+
+
+@pytest.fixture
+def client(alice: str) -> Client:
+    return bearer(user_token(alice, "acme"))
+
+
+def put(client: Client, user: str, status: int = 200, **changes: Any) -> dict[str, Any]:
+    reply = client.put(f"/api/presence/{user}", changes, "application/json")
+    assert reply.status_code == status, reply.content
+    return dict(reply.json())
+
+
+def test_a_status_holds_and_what_is_so_already_tells_nobody(client: Client, alice: str, told: list[Seen]) -> None:
+    said = put(client, alice, availability="busy", text="In a meeting")
+    assert (said["status"], said["availability"], said["text"], said["version"]) == (
+        "OFFLINE",
+        "busy",
+        "In a meeting",
+        1,
+    )
+    assert put(client, alice)["version"] == 1
+    assert put(client, alice, availability="busy")["version"] == 1
+    assert put(client, alice, text="In a meeting")["version"] == 1
+    assert put(client, alice, text="")["availability"] == "busy"
+    assert [(one.version, one.availability, one.text) for one in told] == [
+        (1, "busy", "In a meeting"),
+        (2, "busy", ""),
+    ]
+    assert client.get(f"/api/presence/{alice}").json()["version"] == 2
+
+
+def test_what_was_said_stays_when_the_user_comes_and_goes(client: Client, alice: str) -> None:
+    put(client, alice, availability="away", text="Back at two")
+    Process().connect(alice)
+    now = client.get(f"/api/presence/{alice}").json()
+    assert (now["status"], now["availability"], now["text"], now["seq"], now["version"]) == (
+        "ONLINE",
+        "away",
+        "Back at two",
+        1,
+        2,
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"availability": "gone"}, {"text": "x" * 141}, {"text": "a\nb"}, {"text": "\0"}, {"text": 7}, {"mood": "good"}],
+)
+def test_what_is_no_status_is_refused(client: Client, alice: str, changes: dict[str, Any], told: list[Seen]) -> None:
+    reply = client.put(f"/api/presence/{alice}", changes, "application/json")
+    assert reply.status_code == 400, reply.content
+    assert not told
+    assert not Presence.objects.filter(pk=alice).exists()
+
+
+def test_140_characters_of_any_script_fit(client: Client, alice: str) -> None:
+    assert put(client, alice, text="世" * 140)["text"] == "世" * 140
+
+
+def test_hiding_makes_an_online_user_offline_and_showing_online_again(
+    client: Client, alice: str, told: list[Seen]
+) -> None:
+    Process().connect(alice)
+    assert put(client, alice, availability="invisible")["status"] == "OFFLINE"
+    hidden = Presence.objects.get(pk=alice)
+    assert put(client, alice, text="nobody sees this")["version"] == hidden.version
+    assert Presence.objects.get(pk=alice).last_seen == hidden.last_seen
+    assert put(client, alice, availability="available")["status"] == "ONLINE"
+    assert list(Transition.objects.filter(user=alice).order_by("seq").values_list("seq", "status")) == [
+        (1, "ONLINE"),
+        (2, "OFFLINE"),
+        (3, "ONLINE"),
+    ]
+    seen = [(one.version, one.status, one.text) for one in told]
+    assert [version for version, _, _ in seen] == list(range(1, len(seen) + 1))
+    assert seen[0] == (1, "ONLINE", "")
+    assert seen[-1] == (len(seen), "ONLINE", "nobody sees this")
+    assert {status for _, status, text in seen[1:-2]} == {"OFFLINE"}
+
+
+def test_hiding_while_offline_tells_nobody(client: Client, alice: str, told: list[Seen]) -> None:
+    put(client, alice, text="")
+    put(client, alice, availability="invisible")
+    put(client, alice, text="secret")
+    put(client, alice, availability="available", text="")
+    assert told == []
+    assert not Transition.objects.filter(user=alice).exists()
+
+
+@contextmanager
+def without_redis(settings: LazySettings) -> Iterator[None]:
+    url = settings.REDIS_URL
+    settings.REDIS_URL = "unix:///nowhere/valkey.sock"
+    yield
+    settings.REDIS_URL = url
+
+
+def test_hiding_is_refused_while_redis_does_not_answer_and_changes_nothing(
+    client: Client, alice: str, told: list[Seen], settings: LazySettings
+) -> None:
+    Process().connect(alice)
+    told.clear()
+    with without_redis(settings):
+        assert put(client, alice, 503, availability="invisible")["error"]["code"] == "registry_unavailable"
+        assert put(client, alice, availability="away")["availability"] == "away"
+    row = Presence.objects.get(pk=alice)
+    assert (row.status, row.availability, len(told)) == ("ONLINE", "away", 1)
+
+
+def test_services_with_the_scope_say_it_for_users_and_users_for_themselves_only(client: Client) -> None:
+    bob = somebody("bob")
+    assert put(client, bob, 403, text="mine")
+    assert put(bearer(service(["presence:read"])), bob, 403, text="mine")
+    assert put(bearer(service(["presence:write"])), bob, text="On holiday")["text"] == "On holiday"
+
+
+def test_the_action_of_a_socket_does_the_same(alice: str, told: list[Seen]) -> None:
+    principal = Principal(Kind.USER, alice)
+    action = parse('{"action": "status", "availability": "away", "text": "Lunch"}')
+    assert isinstance(action, Status)
+    said = availability.carry_out(action, principal)
+    assert said == {"availability": "away", "text": "Lunch", "status": "OFFLINE", "version": 1}
+    assert availability.carry_out(Status(text="Lunch"), principal)["version"] == 1
+    assert len(told) == 1
+    for wrong in (Status(availability="gone"), Status(text="x" * 141), Status(text="a\tb")):
+        with pytest.raises(ApiError) as caught:
+            availability.carry_out(wrong, principal)
+        assert caught.value.status == 400
+    with pytest.raises(ApiError) as caught:
+        availability.carry_out(action, Principal(Kind.SERVICE, "backend", scopes=frozenset({"presence:write"})))
+    assert caught.value.status == 403
