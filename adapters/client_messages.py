@@ -28,8 +28,8 @@ FUNCTIONS, FUNCTIONS_NAME = "functions", "handlers"
 _handled: set[str] = set()  # Kinds for whose handlers this process has seen a destination.
 
 
-def carry_out(action: protocol.ClientMessage, principal: Principal, connection: str) -> dict[str, Any]:
-    """A client's message for backends, stored (REALTIME_CLIENT_MESSAGES) -> `{id}`. Raises ApiError 403 and 413."""
+def perform(action: protocol.ClientMessage, principal: Principal, connection: str) -> dict[str, Any]:
+    """A client's message for backends, stored (REALTIME_ACTIONS) -> `{id}`. Raises ApiError 403 and 413."""
     user = principal.require_user()
     event = _event(action, user, principal.account, connection)
     if event.kind in functions.kinds() and event.kind not in _handled:

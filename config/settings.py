@@ -325,10 +325,12 @@ REALTIME_TOPICS = {
 }
 REALTIME_LOG = "notifications.topics.DatabaseLog"
 REALTIME_GREETING = "notifications.inbox_views.greeting"
-REALTIME_RECEIPTS = "notifications.inbox_views.carry_out"
-REALTIME_ACKNOWLEDGE = "notifications.acknowledgements.carry_out"
-REALTIME_CLIENT_MESSAGES = "adapters.client_messages.carry_out"
-REALTIME_STATUS = "presence.availability.carry_out"
+REALTIME_ACTIONS = {
+    **dict.fromkeys(("seen", "read", "unread", "archive"), "notifications.inbox_views.perform"),
+    "ack": "notifications.acknowledgements.perform",
+    **dict.fromkeys(("send", "publish"), "adapters.client_messages.perform"),
+    "status": "presence.availability.perform",
+}
 REALTIME_WATCHING = "presence.watching.Watching"
 REALTIME_MUTES = "notifications.preferences.muted"
 REALTIME_OBSERVER = env.str("REALTIME_OBSERVER", default="presence.tracker.Tracker")

@@ -12,6 +12,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from django.db import connections, transaction
@@ -32,9 +33,9 @@ REMEMBERED = 100_000  # Acknowledgements of broadcasts, so that none counts twic
 BROADCASTS = 10_000  # In memory, so that they are not read for each user.
 
 
-def carry_out(action: protocol.Ack, principal: Principal, connection: str) -> int:
-    """The socket's action `ack` (REALTIME_ACKNOWLEDGE). Raises ApiError 400 and 403."""
-    return acknowledge(principal.require_user(), action.ids, connection)
+def perform(action: protocol.Ack, principal: Principal, connection: str) -> dict[str, Any]:
+    """The socket's action `ack` (REALTIME_ACTIONS). Raises ApiError 400 and 403."""
+    return {"acknowledged": acknowledge(principal.require_user(), action.ids, connection)}
 
 
 def acknowledge(user: str, ids: Collection[UUID], connection: str = "") -> int:

@@ -104,8 +104,8 @@ class Acknowledge(APIView):
         return Response({"acknowledged": acknowledgements.acknowledge(user, shown.ids)})
 
 
-def carry_out(action: protocol.Receipt, principal: Principal) -> dict[str, Any]:
-    """The socket's actions `seen`, `read`, `unread`, `archive` (REALTIME_RECEIPTS). Raises ApiError."""
+def perform(action: protocol.Receipt, principal: Principal, _connection: str) -> dict[str, Any]:
+    """The socket's actions `seen`, `read`, `unread`, `archive` (REALTIME_ACTIONS). Raises ApiError."""
     user = principal.require_user()
     deed = Deed(type(action).__name__.lower())
     return _reply(_carry_out(user, deed, ids=action.ids, as_of=action.as_of, everything=action.all))

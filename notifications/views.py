@@ -24,6 +24,7 @@ from notifications.log import Draft, Refusal, Result, accept
 from notifications.models import Message
 from notifications.timeline import timeline
 from realtime.authorizers import refusals_now, require_now
+from realtime.topics import is_state
 
 HISTORY = timedelta(days=7)
 LOG_PAGE_MAX = 1000
@@ -179,13 +180,20 @@ class TopicMessages(APIView):
         responses={200: shapes.TopicMessages, **ERRORS},
     )
     def get(self, request: Request, topic: str) -> Response:
-        require_now(caller(request), "subscribe", topic)
+        _require_history(request, topic)
         since = integer(request, "since", 0, least=0)
         limit = integer(request, "limit", 25, least=1, most=LOG_PAGE_MAX)
         return Response(history.topic_page(topic, since, limit, caller(request).user))
 
 
 # --- What they share ------------------------------------------------------------------------------
+
+
+def _require_history(request: Request, topic: str) -> None:
+    """Raises ApiError 400, 403 and 503 unless the caller may read what a topic's log holds."""
+    require_now(caller(request), "subscribe", topic)
+    if is_state(topic):
+        raise ApiError(403, "denied", "This topic has a state and no messages: subscribe to it.")
 
 
 def _claim(request: Request, route: str) -> Claim | None:
@@ -247,7 +255,7 @@ def _history_topic(request: Request) -> str:
         if user is None:
             raise wrong("user", "user= or topic= says whose messages")
         topic = _own_topic(user)
-    require_now(caller(request), "subscribe", topic)
+    _require_history(request, topic)
     return topic
 
 

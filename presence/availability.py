@@ -58,8 +58,8 @@ def _change(user: str, changes: shapes.StatusChange) -> Presence:
     return row
 
 
-def carry_out(action: protocol.Status, principal: Principal) -> dict[str, Any]:
-    """The socket's action `status` (REALTIME_STATUS) -> what now holds. Raises ApiError."""
+def perform(action: protocol.Status, principal: Principal, _connection: str) -> dict[str, Any]:
+    """The socket's action `status` (REALTIME_ACTIONS) -> what now holds. Raises ApiError."""
     user = principal.require_user()
     given = {name: value for name in ("availability", "text") if (value := getattr(action, name)) is not None}
     try:

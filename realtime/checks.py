@@ -27,8 +27,10 @@ def check_settings_tables(**_options: Any) -> list[CheckMessage]:
             right = False
         if not right:
             found.append(Error(f"REALTIME_TOPICS[{kind!r}]: {path} is not a topic class.", id="realtime.E001"))
-    for name, paths in (("REALTIME_LOG", [settings.REALTIME_LOG]), ("MESSAGE_SINKS", settings.MESSAGE_SINKS)):
-        for path in paths:
+    tables = {"MESSAGE_SINKS": settings.MESSAGE_SINKS, "REALTIME_ACTIONS": settings.REALTIME_ACTIONS.values()}
+    single = ("REALTIME_LOG", "REALTIME_GREETING", "REALTIME_MUTES", "REALTIME_OBSERVER", "REALTIME_WATCHING")
+    for name, paths in [*tables.items(), *((name, [getattr(settings, name)]) for name in single)]:
+        for path in filter(None, paths):
             try:
                 import_string(path)
             except ImportError as error:

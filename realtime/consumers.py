@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -10,14 +9,13 @@ from channels.consumer import AsyncConsumer, get_handler_name
 from channels.exceptions import StopConsumer
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
-from django.utils.module_loading import import_string
 
 from accounts import audit
 from accounts.credentials import Unauthenticated, from_bearer, log_out
 from accounts.errors import ApiError
 from accounts.principals import Principal
-from accounts.throttles import throttle
 from realtime import admission, metrics, protocol, runtime
+from realtime.actions import perform
 from realtime.admission import Bucket
 from realtime.asgi import Receive, Scope, Send
 from realtime.authorizers import refusals, require
@@ -28,7 +26,7 @@ from realtime.mutes import Mute
 from realtime.observing import why
 from realtime.protocol import CloseCode, ProtocolError
 from realtime.raw import RawDirectConnection, RawSocketConnection
-from realtime.topics import encoded_info, resolve
+from realtime.topics import encoded_info
 
 logger = logging.getLogger(__name__)
 
@@ -206,28 +204,20 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
                 self._unsubscribe(connection, action.topic)
                 connection.send(protocol.unsubscribed(action.topic, action.ref))
             case protocol.Publish():
-                await self._publish(action, connection, principal)
-            case protocol.ClientMessage():
-                stored = await in_database(_client_message, action, principal, connection.id)
-                if action.ref is not None:
-                    connection.send(protocol.ok(action.ref, **stored))
-            case protocol.Receipt():
-                done = await in_database(_receipt, action, principal)
-                if action.ref is not None:
-                    connection.send(protocol.ok(action.ref, **done))
-            case protocol.Ack():
-                acknowledged = await in_database(_acknowledge, action, principal, connection.id)
-                if action.ref is not None:
-                    connection.send(protocol.ok(action.ref, acknowledged=acknowledged))
-            case protocol.Status():
-                said = await in_database(_status, action, principal)
-                if action.ref is not None:
-                    connection.send(protocol.ok(action.ref, **said))
+                await require(principal, "publish", action.topic)
+                await self._perform(action, connection, principal)
             case protocol.Refresh():
                 await self._refresh(action, connection, principal)
             case protocol.Logout():
                 await in_database(log_out, principal)
                 connection.close(CloseCode.REVOKED, protocol.LOGGED_OUT)
+            case _:
+                await self._perform(action, connection, principal)
+
+    async def _perform(self, action: protocol.Action, connection: Connection, principal: Principal) -> None:
+        done = await in_database(perform, action, principal, connection.id)
+        if action.ref is not None:
+            connection.send(protocol.ok(action.ref, **done))
 
     async def _subscribe(self, action: protocol.Subscribe, connection: Connection, principal: Principal) -> None:
         already = len(connection.topics - {action.topic})
@@ -289,44 +279,3 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
         await self._runtime.watching.refresh(connection, fresh)
         if action.ref is not None:
             connection.send(protocol.ok(action.ref, expires_at=fresh.expires_at))
-
-    async def _publish(self, action: protocol.Publish, connection: Connection, principal: Principal) -> None:
-        await require(principal, "publish", action.topic)
-        accepted = await in_database(_publish, action, principal)
-        if action.ref is not None:
-            connection.send(protocol.ok(action.ref, **accepted))
-
-
-def _publish(action: protocol.Publish, principal: Principal) -> dict[str, Any]:
-    """Counts as a request of the caller's."""
-    throttle(principal)
-    return resolve(action.topic).publish(principal, action.topic, action.type, action.data)
-
-
-def _client_message(action: protocol.ClientMessage, principal: Principal, connection_id: str) -> dict[str, Any]:
-    """Counts as a request of the caller's."""
-    throttle(principal)
-    carry_out: Callable[[protocol.ClientMessage, Principal, str], dict[str, Any]]
-    carry_out = import_string(settings.REALTIME_CLIENT_MESSAGES)
-    return carry_out(action, principal, connection_id)
-
-
-def _status(action: protocol.Status, principal: Principal) -> dict[str, Any]:
-    """Counts as a request of the caller's."""
-    throttle(principal)
-    carry_out: Callable[[protocol.Status, Principal], dict[str, Any]] = import_string(settings.REALTIME_STATUS)
-    return carry_out(action, principal)
-
-
-def _receipt(action: protocol.Receipt, principal: Principal) -> dict[str, Any]:
-    """Counts as a request of the caller's."""
-    throttle(principal)
-    carry_out: Callable[[protocol.Receipt, Principal], dict[str, Any]] = import_string(settings.REALTIME_RECEIPTS)
-    return carry_out(action, principal)
-
-
-def _acknowledge(action: protocol.Ack, principal: Principal, connection_id: str) -> int:
-    """Counts as a request of the caller's."""
-    throttle(principal)
-    carry_out: Callable[[protocol.Ack, Principal, str], int] = import_string(settings.REALTIME_ACKNOWLEDGE)
-    return carry_out(action, principal, connection_id)

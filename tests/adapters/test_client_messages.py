@@ -41,7 +41,7 @@ def handled(monkeypatch: pytest.MonkeyPatch) -> dict[str, functions.Function]:
 
 
 def say(message: Any = "hello", action: type[ClientMessage] = Send, who: Principal = ALICE) -> str:
-    return str(client_messages.carry_out(action(message=message), who, "c1")["id"])
+    return str(client_messages.perform(action(message=message), who, "c1")["id"])
 
 
 def owed() -> list[tuple[str, str]]:

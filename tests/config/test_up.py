@@ -168,9 +168,7 @@ def test_killed_with_two_web_processes_it_leaves_no_process_and_can_start_again(
     again.stop()
 
 
-@pytest.mark.parametrize(
-    ("name", "marker"), [("worker", "config worker"), ("web", "uvicorn"), ("beat", "config beat"), ("valkey", "valkey")]
-)
+@pytest.mark.parametrize(("name", "marker"), [("outside", "queues outside"), ("web", "uvicorn"), ("valkey", "valkey")])
 def test_when_a_child_dies_it_is_named_and_everything_stops(make_up: Callable[..., Up], name: str, marker: str) -> None:
     up = make_up(WEB_PROCESSES="2")  # Uvicorn's own parent is killed: its children have to go too.
     up.wait_until_ready()

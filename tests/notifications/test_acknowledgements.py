@@ -15,7 +15,7 @@ from accounts import api_keys, users
 from accounts.errors import ApiError
 from accounts.principals import Kind, Principal
 from notifications import acknowledgements, history
-from notifications.acknowledgements import acknowledge, carry_out
+from notifications.acknowledgements import acknowledge, perform
 from notifications.log import Draft, accept
 from notifications.models import Acknowledgement, Message, Receipt
 from notifications.receipts import Deed, receipt, receipt_all
@@ -183,13 +183,13 @@ def test_a_malformed_acknowledgement_is_a_400(body: Any) -> None:
 def test_who_has_no_inbox_cannot_acknowledge() -> None:
     holder = Principal(Kind.TOKEN, "t", subscribe=("user.alice",), holder="alice")
     with pytest.raises(ApiError) as refused:
-        carry_out(Ack(ids=[]), holder, "c")
+        perform(Ack(ids=[]), holder, "c")
     assert refused.value.status == 403
 
 
 def test_a_frame_has_1000_ids_at_most() -> None:
     with pytest.raises(ApiError) as refused:
-        carry_out(Ack(ids=[uuid4()] * 1001), Principal(Kind.USER, "alice"), "c")
+        perform(Ack(ids=[uuid4()] * 1001), Principal(Kind.USER, "alice"), "c")
     assert refused.value.status == 400
 
 

@@ -159,14 +159,14 @@ def test_the_action_of_a_socket_does_the_same(alice: str, told: list[Seen]) -> N
     principal = Principal(Kind.USER, alice)
     action = parse('{"action": "status", "availability": "away", "text": "Lunch"}')
     assert isinstance(action, Status)
-    said = availability.carry_out(action, principal)
+    said = availability.perform(action, principal, "c1")
     assert said == {"availability": "away", "text": "Lunch", "status": "OFFLINE", "version": 1}
-    assert availability.carry_out(Status(text="Lunch"), principal)["version"] == 1
+    assert availability.perform(Status(text="Lunch"), principal, "c1")["version"] == 1
     assert len(told) == 1
     for wrong in (Status(availability="gone"), Status(text="x" * 141), Status(text="a\tb")):
         with pytest.raises(ApiError) as caught:
-            availability.carry_out(wrong, principal)
+            availability.perform(wrong, principal, "c1")
         assert caught.value.status == 400
     with pytest.raises(ApiError) as caught:
-        availability.carry_out(action, Principal(Kind.SERVICE, "backend", scopes=frozenset({"presence:write"})))
+        availability.perform(action, Principal(Kind.SERVICE, "backend", scopes=frozenset({"presence:write"})), "c1")
     assert caught.value.status == 403

@@ -256,7 +256,6 @@ def test_a_revoked_api_key_is_refused_and_what_it_opened_ends(stack: Stack) -> N
         assert others.still_open()
 
 
-@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(
     "what",
     [

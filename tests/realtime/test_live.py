@@ -409,7 +409,8 @@ async def test_health_and_metrics_tell_the_truth(town: Town) -> None:
     eventually(lambda: metric(web, "fanfare_connections") == 0, PATIENCE)
     eventually(lambda: metric(web, "fanfare_topics") == 0, PATIENCE)
     gained = {name: metric(web, f"fanfare_{name}") - value for name, value in before.items()}
-    assert (gained["deliveries_total"], gained["bus_events_total"], gained["repairs_total"]) == (11, 6, 0)
+    assert (gained["deliveries_total"], gained["repairs_total"]) == (11, 0)
+    assert gained["bus_events_total"] >= 6  # And what there is to say of presence.
     assert 2 <= gained["publish_to_send_seconds_count"] <= 6
     assert metric(web, "fanfare_closes_total", code="4500") - closes == 1
 
