@@ -1,6 +1,5 @@
 """What users say of themselves: how available they are, and a line of text, on all their devices alike."""
 
-from copy import copy
 from typing import Any
 
 import msgspec
@@ -25,7 +24,7 @@ def change(user: str, changes: shapes.StatusChange) -> Presence:
     What is as it was already tells nobody anything. Raises ApiError 400, and 503 where the status has to change and
     Redis does not answer: then nothing has changed.
     """
-    if changes.text is not UNSET and not changes.text.isprintable():
+    if changes.text is not UNSET and not _is_line(changes.text):
         raise wrong("text", f"at most {shapes.TEXT_MAX} printable characters in one line")
     try:
         with transaction.atomic():
@@ -45,17 +44,22 @@ def _change(user: str, changes: shapes.StatusChange) -> Presence:
         row.availability = changes.availability
     if changes.text is not UNSET:
         row.text = changes.text
-    # What nobody else can see moves no version: that would show that somebody is there.
-    told = states.seen(row) != was_seen
-    row.version += told
-    row.save(update_fields=["availability", "text", "version"])
-    if told:
-        told_of = copy(row)  # Settling moves on from here.
-        transaction.on_commit(lambda: live.publish([told_of]), robust=True)
+    before = row.version
+    row.save(update_fields=["availability", "text"])
     if (row.availability == INVISIBLE) != was_hidden:
         settle([user])
         row.refresh_from_db()
+    # What nobody else can see moves no version, and who hides moves it once, as who goes: it must not show.
+    if row.version == before and states.seen(row) != was_seen:
+        row.version += 1
+        row.save(update_fields=["version"])
+        transaction.on_commit(lambda: live.publish([row]), robust=True)
     return row
+
+
+def _is_line(text: str) -> bool:
+    """Printable, in one line; emoji may be joined."""
+    return text.replace("\u200d", "").isprintable()
 
 
 def perform(action: protocol.Status, principal: Principal, _connection: str) -> dict[str, Any]:

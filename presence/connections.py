@@ -84,7 +84,8 @@ def shown(one: About) -> Connection:
 def owe(kind: str, about: Iterable[tuple[About, str]]) -> None:
     """Writes what destinations are owed that want OPENED or CLOSED, each with why; nothing where none does.
 
-    An event of a connection has always the same id: who hears of it twice can tell.
+    The same event of a connection, with the same reason, has always the same id: who hears of it twice can tell. One
+    that was told to be lost with its process may turn out to live: then it is told again when it is closed.
     """
     outbox.owe(_event(kind, one, reason) for one, reason in about)
 
@@ -94,4 +95,4 @@ def _event(kind: str, one: About, reason: str) -> outbox.Event:
     connection = {name: value for name, value in msgspec.structs.asdict(shown(one)).items() if name != "topics"}
     data = {"type": kind, "connection": connection, "reason": reason, "timestamp": int(now.timestamp() * 1000)}
     key = f"user.{one.user}" if one.user else ""
-    return outbox.Event(kind, uuid5(NAMESPACE_OID, f"{kind}:{one.id}"), key, msgspec.json.encode(data), now)
+    return outbox.Event(kind, uuid5(NAMESPACE_OID, f"{kind}:{one.id}:{reason}"), key, msgspec.json.encode(data), now)

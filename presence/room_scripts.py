@@ -161,7 +161,7 @@ SWEEP = (
 local fresh, most, more = ARGV[2], tonumber(ARGV[3]), 0
 for _, boot in ipairs(whole and redis.call('SMEMBERS', P .. 'room-nodes') or {}) do
   if most > 0 and not has_lease(boot) then
-    local places = redis.call('HSCAN', P .. 'room-node:' .. boot, 0, 'COUNT', most)[2]
+    local places = redis.call('HRANDFIELD', P .. 'room-node:' .. boot, most, 'WITHVALUES')
     for i = 1, #places, 2 do
       local connection, room = string.match(places[i], '^([^\\n]*)\\n(.*)$')
       leave(boot, room, connection)

@@ -90,12 +90,14 @@ class RoomTracker:
             linger = RESTART_SECONDS
         if linger:
             loop = asyncio.get_running_loop()
-            self._lingering[connection.id] = loop.call_later(linger, self._leave, connection.id)
+            self._lingering[connection.id] = loop.call_later(linger, self.leave, connection.id)
         else:
-            self._leave(connection.id)
+            self.leave(connection.id)
 
-    def _leave(self, connection_id: str) -> None:
-        self._lingering.pop(connection_id, None)
+    def leave(self, connection_id: str) -> None:
+        """At once, also where it lingers."""
+        if timer := self._lingering.pop(connection_id, None):
+            timer.cancel()
         self._take(connection_id, self._stays.get(connection_id, {}), {})
 
     def _take(self, connection_id: str, before: dict[str, Stay], after: dict[str, Stay]) -> None:

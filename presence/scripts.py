@@ -77,7 +77,9 @@ return {since, redis.call('HGET', P .. 'flushes', ARGV[2]) or '0'}
 # boot: its lease is over
 RETIRE = """
 local P = 'fanfare:presence:'
-if redis.call('EXISTS', P .. 'node:' .. ARGV[1]) == 1 then
+if redis.call('EXISTS', P .. 'room-node:' .. ARGV[1]) == 1 then  -- They are in their rooms for some seconds more.
+  redis.call('ZADD', P .. 'nodes', 'XX', redis.call('TIME')[1] + 5, ARGV[1])
+elseif redis.call('EXISTS', P .. 'node:' .. ARGV[1]) == 1 then
   redis.call('ZADD', P .. 'nodes', 'XX', 0, ARGV[1])
 else
   redis.call('ZREM', P .. 'nodes', ARGV[1])
@@ -150,7 +152,8 @@ if not boot then
   return {'', {}}
 end
 redis.call('SET', key, ARGV[2], 'PX', 5000)
-local found, pairs_ = {}, redis.call('HSCAN', P .. 'node:' .. boot, 0, 'COUNT', ARGV[3])[2]
+-- Not HSCAN: of a large hash that empties, it finds nothing long before there is nothing.
+local found, pairs_ = {}, redis.call('HRANDFIELD', P .. 'node:' .. boot, ARGV[3], 'WITHVALUES')
 for i = 1, #pairs_, 2 do
   local user = cjson.decode(pairs_[i + 1])['user']
   local home = P .. 'user:' .. (type(user) == 'string' and user or '')

@@ -4,14 +4,16 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from django.conf import settings
 
+from accounts import revocations
 from accounts.principals import Principal
+from accounts.revocations import Ended
 from presence import connections, metrics, registry
-from presence.registry import About, Answer, Gone, RegistryDown
+from presence.registry import About, Answer, Gone
 from presence.room_tracker import RoomTracker
 from presence.transitions import settle
 from realtime.connections import Connection
@@ -27,8 +29,14 @@ AGAIN_SECONDS = 1.0  # After a failure.
 ACTIVE_SECONDS = 60.0  # That a client was heard of is told so often.
 STOP_SECONDS = 2.0
 AGENT_MAX = 200
+ENDINGS = {
+    revocations.Reason.KICKED: Reason.KICKED,
+    revocations.Reason.LOGGED_OUT: Reason.LOGOUT,
+    revocations.Reason.REVOKED: Reason.CLOSED,
+    revocations.Reason.ERASED: Reason.CLOSED,
+}
 
-Poller = tuple[str, str | None, str]
+Poller = tuple[str, str | None, str, frozenset[str]]  # Caller, address, agent, topics: two tabs are two.
 
 
 @dataclass(eq=False, slots=True)
@@ -37,6 +45,7 @@ class _Entry:
 
     about: About
     poller: Poller | None
+    subjects: frozenset[str]  # What a revocation may name to end it.
     heard_at: float  # When it was last told that the client was heard of, by the loop's clock.
     known: bool = False  # Redis may have it.
     owed: str = ""  # The last of its events that destinations are owed.
@@ -63,6 +72,7 @@ class Tracker:
         self._lost = self._failing = False
         self._rooms = RoomTracker(self._boot)
         self._wake = asyncio.Event()
+        revocations.listen(self._heard)
         self._tasks = [asyncio.create_task(self._tell_all_along()), asyncio.create_task(self._renew_all_along())]
 
     # --- What is heard ----------------------------------------------------------------------------
@@ -70,9 +80,11 @@ class Tracker:
     def opened(self, connection: Connection, principal: Principal, address: str | None, agent: str) -> None:
         """A poll that comes back while it lingers goes on under its id: nobody left, nobody came."""
         agent = agent[:AGENT_MAX]
-        poller = (principal.user or str(principal), address, agent) if connection.linger else None
+        who = principal.user or str(principal)
+        poller = (who, address, agent, frozenset(connection.topics)) if connection.linger else None
         if poller and (entry := self._take_up(poller)):
             connection.id = entry.about.id
+            entry.subjects = _subjects(principal, connection.id)
             self._open[connection] = entry
             self.changed(connection)
             return
@@ -89,7 +101,7 @@ class Tracker:
             last_active=now,
             topics=sorted(connection.topics),
         )
-        entry = _Entry(about, poller, self._loop.time())
+        entry = _Entry(about, poller, _subjects(principal, about.id), self._loop.time())
         self._open[connection] = self._entries[about.id] = entry
         self._tell(entry)
         self._rooms.changed(connection)
@@ -118,6 +130,7 @@ class Tracker:
             self._end(entry, reason)
 
     async def stop(self) -> None:
+        revocations.ignore(self._heard)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -150,6 +163,22 @@ class Tracker:
         self._stop_lingering(entry)
         self._end(entry, Reason.CLOSED)
 
+    def _heard(self, news: Sequence[Ended]) -> None:
+        """In the thread that has read it."""
+        ends = {ended.subject: ENDINGS[ended.reason] for ended in news if ended.reason in ENDINGS}
+        if ends and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._end_lingering, ends)
+
+    def _end_lingering(self, ends: Mapping[str, Reason]) -> None:
+        """A poll between two requests of its client can be sent away, too; nobody else would hear of it."""
+        for entry in [entry for same in self._lingering.values() for entry in same]:
+            if named := next((ends[subject] for subject in entry.subjects if subject in ends), None):
+                assert entry.poller
+                self._lingering[entry.poller].remove(entry)
+                self._stop_lingering(entry)
+                self._rooms.leave(entry.about.id)
+                self._end(entry, named)
+
     def _stop_lingering(self, entry: _Entry) -> None:
         if entry.linger:
             entry.linger.cancel()
@@ -159,7 +188,8 @@ class Tracker:
 
     def _end(self, entry: _Entry, reason: Reason) -> None:
         about = entry.about
-        del self._entries[about.id]
+        if self._entries.pop(about.id, None) is None:  # We have stopped meanwhile.
+            return
         if reason is Reason.RESTART:
             entry.gone = Gone(about.id, about.user, Reason.CLOSED, settings.PRESENCE_RESTART_GRACE)
         else:
@@ -222,7 +252,7 @@ class Tracker:
             await asyncio.sleep(min(pause, AGAIN_SECONDS) if self._failing else pause)
             try:
                 await self._renew()
-            except RegistryDown as error:
+            except Exception as error:  # Without this loop, a quiet process would be taken for dead.
                 self._note_failure(error)
 
     async def _renew(self) -> None:
@@ -253,6 +283,10 @@ class Tracker:
         if not self._failing:
             logger.warning("Presence does not follow until Redis and the database answer: %r", error)
         self._failing = True
+
+
+def _subjects(principal: Principal, connection_id: str) -> frozenset[str]:
+    return frozenset({*principal.subjects, f"connection:{connection_id}"})
 
 
 def _register(boot: str, number: int, batch: Sequence[_Entry]) -> Answer:

@@ -174,8 +174,10 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
             action = protocol.parse(text)
             ref = action.ref
             self._bad_frames = 0
-            await self._carry_out(action, connection, principal)
-            self._runtime.observer.changed(connection)
+            try:
+                await self._carry_out(action, connection, principal)
+            finally:  # Also what failed half-way may have changed its topics.
+                self._runtime.observer.changed(connection)
         except ProtocolError as error:
             connection.send(protocol.error(error.code, error.message, error.ref))
             self._bad_frames += 1

@@ -224,3 +224,17 @@ def test_a_redis_that_does_not_answer_is_one_error(redis: TestRedis, settings: L
     for call in (lambda: registry.counts(["ada"]), lambda: registry.renew("b"), lambda: registry.connections("", 1)):
         with pytest.raises(RegistryDown):
             call()
+
+
+def test_a_process_that_had_very_many_connections_is_swept_to_the_last_one(redis: TestRedis) -> None:
+    """Of a hash that empties, HSCAN from the start finds nothing long before there is nothing."""
+    redis.make_whole()
+    many = 12_000
+    for first in range(0, many, 1000):
+        come(*(about(first + n, f"user-{n % 5}") for n in range(1000)), boot="dead")
+    redis.wait(15.1)
+    deadline = time.monotonic() + 60
+    while redis.client.exists("fanfare:presence:node:dead") and time.monotonic() < deadline:
+        sweep()
+    assert registry.counts([f"user-{n}" for n in range(5)]) == {f"user-{n}": 0 for n in range(5)}
+    assert not redis.client.exists("fanfare:presence:node:dead")

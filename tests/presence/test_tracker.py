@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.conf import LazySettings
 
+from accounts import revocations
 from adapters.models import Delivery, Destination
 from presence import registry, scripts, sweeping, tracker
 from presence.models import Presence
@@ -165,6 +166,31 @@ def test_a_poll_that_does_not_come_back_is_closed_after_its_linger(process: Proc
     assert registry.counts(["ada"]) == {"ada": 0}
     assert not process.tracker._lingering
     assert process.poll().id != first.id
+
+
+@pytest.mark.parametrize(
+    ("subject", "why", "reason"),
+    [
+        ("user:ada", revocations.Reason.KICKED, "kicked"),
+        ("connection:<id>", revocations.Reason.KICKED, "kicked"),
+        ("user:ada", revocations.Reason.LOGGED_OUT, "logout"),
+        ("user:bob", revocations.Reason.KICKED, None),
+    ],
+)
+def test_between_two_requests_a_poll_can_be_sent_away(
+    process: Process, subject: str, why: revocations.Reason, reason: str | None
+) -> None:
+    poll = process.poll()
+    process.flush()
+    process.go(poll)
+    ended = revocations.Ended(subject.replace("<id>", poll.id), why, time.time(), time.time() + 60)
+    process.call(process.tracker._end_lingering, {ended.subject: tracker.ENDINGS[why]})
+    process.flush()
+    assert registry.counts(["ada"]) == {"ada": 0 if reason else 1}
+    if reason == "logout":  # No grace.
+        assert history("ada")[-1] == (2, "OFFLINE", "logout")
+    elif reason:
+        assert registry.census(["ada"]).users["ada"].reason == reason
 
 
 def test_a_poll_that_is_sent_away_does_not_linger(process: Process) -> None:
