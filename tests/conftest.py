@@ -16,7 +16,28 @@ from tests.servers import Stack
 
 pytest_plugins = ["tests.browser"]
 
+# Files with few tests that take long: a worker that takes one of them last is what all others wait for.
+LONG_FILES = (
+    "config/test_up.py",
+    "realtime/test_control.py",
+    "adapters/test_outside_faults.py",
+    "presence/test_presence_faults.py",
+    "realtime/test_faults.py",
+    "demo/",
+    "realtime/test_streams.py",
+    "notifications/test_accept.py",
+    "notifications/test_inbox_model.py",
+    "notifications/test_task_workers.py",
+    "faults/",
+)
+
 logging.getLogger("httpx").setLevel(logging.WARNING)  # It logs each request.
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first."""
+    ranks = {name: rank for rank, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: next((ranks[n] for n in ranks if item.nodeid.startswith(f"tests/{n}")), len(ranks)))
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from tests.adapters.outside import LATE_SECONDS, TAKE, House, Route, Shop, take_
 from tests.adapters.receivers import Answer, cut, status
 from tests.servers import Stack
 
+pytestmark = pytest.mark.any_database
+
 LEASE_SECONDS = 2.0
 DELAY_MAX = 2.5
 ANSWER_MAX = 2.0

@@ -19,6 +19,8 @@ from tests.faults.proxy import Proxy
 from tests.realtime.sockets import Socket, dial
 from tests.servers import Stack, Web, free_port
 
+pytestmark = pytest.mark.any_database
+
 LEASE, GRACE, SLACK = 3.0, 1.0, 2.0
 PING = PONG = 1.0
 HERE = 200  # Users on each process.
