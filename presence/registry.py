@@ -96,9 +96,9 @@ def renew(boot: str) -> Answer:
     return Answer(since, int(number), [])
 
 
-def retire(boot: str) -> None:
-    """Ends a process's lease. Connections that are registered still are swept."""
-    script(scripts.RETIRE, [], [boot])
+def retire(boot: str, rooms_for: float = 0.0) -> None:
+    """Ends a process's lease, so many seconds later if it has anybody in rooms. Who is registered still is swept."""
+    script(scripts.RETIRE, [], [boot, rooms_for])
 
 
 # --- For settling ---------------------------------------------------------------------------------

@@ -74,11 +74,11 @@ return {since, redis.call('HGET', P .. 'flushes', ARGV[2]) or '0'}
 """
 )
 
-# boot: its lease is over
+# boot, seconds: its lease is over, or will be after so long if somebody is still in rooms
 RETIRE = """
 local P = 'fanfare:presence:'
-if redis.call('EXISTS', P .. 'room-node:' .. ARGV[1]) == 1 then  -- They are in their rooms for some seconds more.
-  redis.call('ZADD', P .. 'nodes', 'XX', redis.call('TIME')[1] + 5, ARGV[1])
+if tonumber(ARGV[2]) > 0 and redis.call('EXISTS', P .. 'room-node:' .. ARGV[1]) == 1 then
+  redis.call('ZADD', P .. 'nodes', 'XX', redis.call('TIME')[1] + ARGV[2], ARGV[1])
 elseif redis.call('EXISTS', P .. 'node:' .. ARGV[1]) == 1 then
   redis.call('ZADD', P .. 'nodes', 'XX', 0, ARGV[1])
 else

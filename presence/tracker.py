@@ -14,7 +14,7 @@ from accounts.principals import Principal
 from accounts.revocations import Ended
 from presence import connections, metrics, registry
 from presence.registry import About, Answer, Gone
-from presence.room_tracker import RoomTracker
+from presence.room_tracker import RESTART_SECONDS, RoomTracker
 from presence.transitions import settle
 from realtime.connections import Connection
 from realtime.database import in_database
@@ -143,7 +143,7 @@ class Tracker:
                 await self._rooms.stop()
                 while self._news:
                     await self._flush()
-                await asyncio.to_thread(registry.retire, self._boot)
+                await asyncio.to_thread(registry.retire, self._boot, RESTART_SECONDS)
         except Exception as error:  # Whatever Redis or the database raise: our lease runs out.
             logger.warning("Presence could not be told that this process stops: %r", error)
 
