@@ -305,7 +305,7 @@ def test_handshakes_that_come_too_fast_are_asked_to_come_back(stack: Stack, smal
     answers = [raw.head() for raw in rush]
     refused = [headers for status, headers in answers if status == 503]
     assert {status for status, _ in answers} == {101, 401, 503}
-    assert 20 <= len(refused) <= 150, "twice 30 are let in at once, and 30 a second; the fixture took some"
+    assert 20 <= len(refused) < 200, "twice 30 are let in at once, and 30 a second; other connections took some"
     assert all(int(headers["retry-after"]) >= 1 for headers in refused)
     assert metric(small, "fanfare_refused_connections_total", cause="handshake_rate") == before + len(refused)
 
