@@ -299,13 +299,14 @@ def test_a_rush_does_not_fill_a_process_beyond_its_limit(stack: Stack, small: We
 
 def test_handshakes_that_come_too_fast_are_asked_to_come_back(stack: Stack, small: Web, clients: ExitStack) -> None:
     before = metric(small, "fanfare_refused_connections_total", cause="handshake_rate")
+    time.sleep(2)  # Whatever came before: twice 30 are free again.
     rush = [clients.enter_context(Raw(small.port)) for _ in range(200)]
     for number, raw in enumerate(rush):
         raw.send(request("/api/poll") if number % 2 else upgrade("/ws/"))
     answers = [raw.head() for raw in rush]
     refused = [headers for status, headers in answers if status == 503]
     assert {status for status, _ in answers} == {101, 401, 503}
-    assert 20 <= len(refused) < 200, "twice 30 are let in at once, and 30 a second; other connections took some"
+    assert 20 <= len(refused) <= 150, "twice 30 are let in at once, and 30 a second; the fixture took some"
     assert all(int(headers["retry-after"]) >= 1 for headers in refused)
     assert metric(small, "fanfare_refused_connections_total", cause="handshake_rate") == before + len(refused)
 
