@@ -8,16 +8,19 @@ import django
 
 django.setup()
 
+from django.utils import timezone  # noqa: E402
+
 from presence import registry  # noqa: E402
-from presence.registry import About, Gone  # noqa: E402
+from presence.registry import Gone, LiveConnection  # noqa: E402
 from presence.transitions import settle  # noqa: E402
 
 
 def main(users: int) -> None:
     names, boot = [f"u{number}" for number in range(users)], uuid4().hex
-    here = [About(uuid4().hex, name, None, None, "websocket", None, "", 0.0, 0.0, []) for name in names]
+    now = timezone.now()
+    here = [LiveConnection(uuid4().hex, name, None, None, "websocket", None, "", now, now, []) for name in names]
     registry.look()
-    registry.script(f"redis.call('SET', '{registry.PREFIX}since', '1')", [], [])  # As if it had known all for long.
+    registry.script("redis.call('SET', 'fanfare:presence:since', '1')", [])  # As if it had known all for long.
     settle(names[:1])  # Warm.
     registry.change(boot, 1, here, [])
     seconds = _timed(names)

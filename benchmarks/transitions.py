@@ -10,9 +10,11 @@ import django
 
 django.setup()
 
+from django.utils import timezone  # noqa: E402
+
 from presence import registry, states  # noqa: E402
 from presence.models import Presence  # noqa: E402
-from presence.registry import About, Gone  # noqa: E402
+from presence.registry import Gone, LiveConnection  # noqa: E402
 from presence.transitions import settle  # noqa: E402
 from realtime import bus  # noqa: E402
 
@@ -44,12 +46,12 @@ def main(users: int, rate: int, seconds: int) -> None:
 def _make_whole() -> None:
     """As if Redis had known all for long: else nobody goes OFFLINE before a lease has passed."""
     registry.look()
-    registry.script(f"redis.call('SET', '{registry.PREFIX}since', '1')", [], [])
+    registry.script("redis.call('SET', 'fanfare:presence:since', '1')", [])
 
 
-def _about(name: str) -> About:
-    now = time.time()
-    return About(uuid4().hex, name, None, None, "websocket", None, "", now, now, [])
+def _about(name: str) -> LiveConnection:
+    now = timezone.now()
+    return LiveConnection(uuid4().hex, name, None, None, "websocket", None, "", now, now, [])
 
 
 def _query(names: list[str]) -> float:

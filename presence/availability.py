@@ -12,10 +12,9 @@ from accounts.principals import Principal
 from accounts.requests import wrong
 from presence import live, registry, shapes, states
 from presence.models import Presence
+from presence.states import INVISIBLE
 from presence.transitions import settle
 from realtime import protocol
-
-INVISIBLE = Presence.Availability.INVISIBLE
 
 
 def change(user: str, changes: shapes.StatusChange) -> Presence:

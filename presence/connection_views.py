@@ -7,7 +7,7 @@ from rest_framework.views import APIView
 
 from accounts.errors import ApiError
 from accounts.principals import Principal
-from accounts.requests import PAGES, caller, cursor, page_limit, require_id, seal_cursor, wrong
+from accounts.requests import PAGES, caller, cursor, on_behalf, page_limit, require_id, seal_cursor, wrong
 from accounts.shapes import ERRORS, query
 from presence import connections
 from presence.connections import Wanted
@@ -35,8 +35,7 @@ class Connections(APIView):
         except RegistryDown as error:
             text = "Who is connected cannot be known now: try again."
             raise ApiError(503, "registry_unavailable", text, retry_after=2) from error
-        rows = [connections.shown(one) for one in found]
-        return Response(connections.Connections(rows, seal_cursor(after) if after else None))
+        return Response(connections.Connections(found, seal_cursor(after) if after else None))
 
 
 def _wanted(request: Request, principal: Principal) -> Wanted:
@@ -46,12 +45,8 @@ def _wanted(request: Request, principal: Principal) -> Wanted:
         raise wrong("transport", f"one of {', '.join(TRANSPORTS)}")
     if account is not None:
         require_id("account", account)
-    if user is not None:
-        require_id("user", user)
-    if principal.is_backend:
+    if principal.is_backend and user is None:
         principal.require_scope("presence:read")
-    elif user not in (None, own := principal.require_user()):
-        raise ApiError(403, "denied", "A user has what is their own only.")
     else:
-        user = own
+        user = on_behalf(principal, user, "presence:read")
     return Wanted(user, account, transport)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from uuid import NAMESPACE_OID, uuid5
 
 import msgspec
@@ -10,7 +9,7 @@ from django.utils import timezone
 
 from adapters import outbox
 from presence import registry
-from presence.registry import About
+from presence.registry import LiveConnection
 
 READ_AT_ONCE = 500
 READ_MAX = 2000  # For one page; beyond, its `next` goes on from there.
@@ -18,23 +17,8 @@ READ_MAX = 2000  # For one page; beyond, its `next` goes on from there.
 OPENED, CLOSED = "connection.opened", "connection.closed"
 
 
-class Connection(msgspec.Struct):
-    """A live connection. `last_active`: when its client last said something, to the minute."""
-
-    id: str
-    user: str | None
-    account: str | None
-    session: str | None
-    transport: str
-    address: str | None
-    agent: str
-    connected_at: datetime
-    last_active: datetime
-    topics: list[str]
-
-
 class Connections(msgspec.Struct):
-    connections: list[Connection]
+    connections: list[LiveConnection]
     next: str | None
 
 
@@ -46,7 +30,7 @@ class Wanted:
     account: str | None = None
     transport: str | None = None
 
-    def __contains__(self, one: About) -> bool:
+    def __contains__(self, one: LiveConnection) -> bool:
         return (
             self.user in (None, one.user)
             and self.account in (None, one.account)
@@ -54,7 +38,7 @@ class Wanted:
         )
 
 
-def page(wanted: Wanted, after: str, limit: int) -> tuple[list[About], str | None]:
+def page(wanted: Wanted, after: str, limit: int) -> tuple[list[LiveConnection], str | None]:
     """Connections in the order of their ids, from after one -> at most `limit`, and where the next page begins.
 
     A page may have few or none, and still a next one: a request looks at READ_MAX. Raises RegistryDown.
@@ -62,7 +46,7 @@ def page(wanted: Wanted, after: str, limit: int) -> tuple[list[About], str | Non
     if wanted.user is not None:
         mine = [one for one in registry.connections_of(wanted.user) if one.id > after and one in wanted]
         return mine[:limit], mine[limit - 1].id if len(mine) > limit else None
-    found: list[About] = []
+    found: list[LiveConnection] = []
     place: str | None = after
     for _ in range(READ_MAX // READ_AT_ONCE):
         some, place = registry.connections(place or "", READ_AT_ONCE)
@@ -74,14 +58,7 @@ def page(wanted: Wanted, after: str, limit: int) -> tuple[list[About], str | Non
     return found, place
 
 
-def shown(one: About) -> Connection:
-    values = msgspec.structs.asdict(one)
-    for name in ("connected_at", "last_active"):
-        values[name] = datetime.fromtimestamp(values[name], UTC)
-    return Connection(**values)
-
-
-def owe(kind: str, about: Iterable[tuple[About, str]]) -> None:
+def owe(kind: str, about: Iterable[tuple[LiveConnection, str]]) -> None:
     """Writes what destinations are owed that want OPENED or CLOSED, each with why; nothing where none does.
 
     The same event of a connection, with the same reason, has always the same id: who hears of it twice can tell. One
@@ -90,9 +67,9 @@ def owe(kind: str, about: Iterable[tuple[About, str]]) -> None:
     outbox.owe(_event(kind, one, reason) for one, reason in about)
 
 
-def _event(kind: str, one: About, reason: str) -> outbox.Event:
+def _event(kind: str, one: LiveConnection, reason: str) -> outbox.Event:
     now = timezone.now()
-    connection = {name: value for name, value in msgspec.structs.asdict(shown(one)).items() if name != "topics"}
+    connection = {name: value for name, value in msgspec.structs.asdict(one).items() if name != "topics"}
     data = {"type": kind, "connection": connection, "reason": reason, "timestamp": int(now.timestamp() * 1000)}
     key = f"user.{one.user}" if one.user else ""
     return outbox.Event(kind, uuid5(NAMESPACE_OID, f"{kind}:{one.id}:{reason}"), key, msgspec.json.encode(data), now)

@@ -6,6 +6,7 @@ raises RegistryDown when Redis does not answer in time.
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -18,7 +19,6 @@ from redis.retry import Retry
 
 from presence import scripts
 
-PREFIX = "fanfare:presence:"
 ANSWER_SECONDS = 1.0  # For Redis to answer, and to take a connection.
 
 
@@ -26,8 +26,11 @@ class RegistryDown(Exception):
     """Redis did not answer: who is connected cannot be known now."""
 
 
-class About(msgspec.Struct):
-    """What is kept of a live connection. Times are in epoch seconds of its process."""
+class LiveConnection(msgspec.Struct):
+    """A live connection, as it is kept and as the API shows it. Times are by the clock of its process.
+
+    `last_active`: when its client last said something, to the minute.
+    """
 
     id: str
     user: str | None
@@ -36,22 +39,22 @@ class About(msgspec.Struct):
     transport: str
     address: str | None
     agent: str
-    connected_at: float
-    last_active: float
+    connected_at: datetime
+    last_active: datetime
     topics: list[str]
 
 
 def counts(users: Collection[str]) -> dict[str, int]:
     """How many live connections each of these users has."""
     names = list(users)
-    found = script(scripts.COUNTS, [], names)
+    found = script(scripts.COUNTS, names)
     return dict(zip(names, found, strict=True))
 
 
-def script(text: str, keys: Sequence[str], args: Sequence[str | bytes | int | float]) -> Any:
+def script(text: str, args: Sequence[str | bytes | int | float]) -> Any:
     """Runs a Lua script, which Redis keeps compiled -> its answer, with texts in `str`."""
     try:
-        return _script(settings.REDIS_URL, text)(keys=list(keys), args=list(args))
+        return _script(settings.REDIS_URL, text)(args=list(args))
     except (RedisError, OSError) as error:
         raise RegistryDown(repr(error)) from error
 
@@ -82,7 +85,7 @@ class Answer:
     moved: list[str]
 
 
-def change(boot: str, number: int, here: Iterable[About], gone: Iterable[Gone]) -> Answer:
+def change(boot: str, number: int, here: Iterable[LiveConnection], gone: Iterable[Gone]) -> Answer:
     """Registers connections of a process, or what is new of them, and takes closed ones out; renews its lease."""
     put = [(one.id, one.user or "", msgspec.json.encode(one).decode()) for one in here]
     out = [(one.id, one.user or "", one.reason, one.grace) for one in gone]
@@ -98,7 +101,7 @@ def renew(boot: str) -> Answer:
 
 def retire(boot: str, rooms_for: float = 0.0) -> None:
     """Ends a process's lease, so many seconds later if it has anybody in rooms. Who is registered still is swept."""
-    script(scripts.RETIRE, [], [boot, rooms_for])
+    script(scripts.RETIRE, [boot, rooms_for])
 
 
 # --- For settling ---------------------------------------------------------------------------------
@@ -146,7 +149,7 @@ def _longest() -> float:
 
 def forget(user: str) -> None:
     """Nothing is to be settled for a user who was erased."""
-    script(scripts.FORGET, [], [user])
+    script(scripts.FORGET, [user])
 
 
 # --- For sweeping ---------------------------------------------------------------------------------
@@ -157,7 +160,7 @@ class Lost:
     """Connections of a process whose lease is over. `moved` are registered by another one by now."""
 
     boot: str
-    connections: list[About]
+    connections: list[LiveConnection]
     moved: list[str]
 
 
@@ -166,7 +169,7 @@ def lost(sweeper: str, limit: int) -> Lost | None:
     boot, found = _call(scripts.LOST, sweeper, limit)
     if not boot:
         return None
-    connections = [msgspec.json.decode(about, type=About) for _id, about, only in found if only]
+    connections = [msgspec.json.decode(about, type=LiveConnection) for _id, about, only in found if only]
     return Lost(boot, connections, [name for name, _about, only in found if not only])
 
 
@@ -192,36 +195,36 @@ def look() -> Look:
 
 def looked(at: Look) -> None:
     """Where the next look goes on."""
-    script(scripts.LOOKED, [], [at.since if at.all_seen else "", at.since, at.user])
+    script(scripts.LOOKED, [at.since if at.all_seen else "", at.since, at.user])
 
 
 # --- For lists ------------------------------------------------------------------------------------
 
 
-def connections_of(user: str) -> list[About]:
+def connections_of(user: str) -> list[LiveConnection]:
     """All of a user's live connections, by id."""
-    return sorted(_read(script(scripts.OF_USER, [], [user])), key=lambda one: one.id)
+    return sorted(_read(script(scripts.OF_USER, [user])), key=lambda one: one.id)
 
 
-def connections(after: str, limit: int) -> tuple[list[About], str | None]:
+def connections(after: str, limit: int) -> tuple[list[LiveConnection], str | None]:
     """Live connections in the order of their ids, beginning after one -> some, and the last that was looked at.
 
     What is there all the time is found once, whatever comes and goes meanwhile.
     """
-    found = script(scripts.PAGE, [], [f"({after};" if after else "-", limit])
+    found = script(scripts.PAGE, [f"({after};" if after else "-", limit])
     last = found[-1][0] if len(found) == limit else None
     return list({one.id: one for one in _read(found)}.values()), last
 
 
-def _read(found: Iterable[tuple[str, str]]) -> list[About]:
-    return [msgspec.json.decode(about, type=About) for _id, about in found if about]
+def _read(found: Iterable[tuple[str, str]]) -> list[LiveConnection]:
+    return [msgspec.json.decode(about, type=LiveConnection) for _id, about in found if about]
 
 
 # --- The client -----------------------------------------------------------------------------------
 
 
 def _call(text: str, *args: str | bytes | int | float) -> Any:
-    return script(text, [], [settings.PRESENCE_LEASE, *args])
+    return script(text, [settings.PRESENCE_LEASE, *args])
 
 
 @cache

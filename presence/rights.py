@@ -16,6 +16,10 @@ def topic_of(user: str) -> str:
     return f"{KIND}.{user}"
 
 
+def user_of(topic: str) -> str:
+    return topic.removeprefix(f"{KIND}.")
+
+
 def freely(principal: Principal, user: str) -> bool:
     """Whether the caller may see a user whatever account they are in: by scope, by capability, or as themselves."""
     return principal.has_scope(READ) or principal.can_subscribe(topic_of(user)) or principal.acts == user
@@ -45,8 +49,7 @@ def of_account(account: str | None, users: Iterable[str]) -> set[str]:
 
 def may(action: str, topic: str, principal: Principal) -> bool:
     """Decides about `watch.<user>` unless TOPIC_AUTHORIZERS names somebody else for it."""
-    user = topic.removeprefix(f"{KIND}.")
-    return action == "subscribe" and bool(of_account(principal.account, [user]))
+    return action == "subscribe" and bool(of_account(principal.account, [user_of(topic)]))
 
 
 def _by_authorizer(principal: Principal, users: list[str]) -> set[str]:

@@ -179,4 +179,4 @@ def _fresh_epoch() -> str:
 
 
 def _run(text: str, args: Sequence[str | int | bytes]) -> Any:
-    return registry.script(text, [], args)
+    return registry.script(text, args)

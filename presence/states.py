@@ -9,8 +9,8 @@ from accounts.models import User
 from presence import registry, shapes
 from presence.models import Presence, Transition
 
-HISTORY = 100
-HIDDEN = Presence.Availability.INVISIBLE.value
+HISTORY = 100  # Changes that are kept of each user.
+INVISIBLE = Presence.Availability.INVISIBLE.value
 
 
 def find(users: Sequence[str]) -> list[Presence]:
@@ -26,7 +26,7 @@ def versions(users: Collection[str]) -> dict[str, int]:
 
 def seen(row: Presence) -> shapes.Seen:
     """A user as others see them."""
-    hidden = row.availability == HIDDEN
+    hidden = row.availability == INVISIBLE
     return shapes.Seen(
         user=row.user,
         status=Presence.Status.OFFLINE.value if hidden else row.status,
@@ -75,7 +75,7 @@ def _shown(user: str, row: _Row | None, *, connections: int | None, knows: bool)
     if row is None:
         return shapes.Presence(user, "OFFLINE", "available", "", connections, None, None, 0, 0)
     _, status, availability, text, since, last_seen, seq, version = row
-    if availability == HIDDEN and not knows:
+    if availability == INVISIBLE and not knows:
         status, availability, text, connections = "OFFLINE", "available", "", connections and 0
     times = _moment(since) if version else None, _moment(last_seen)
     return shapes.Presence(user, status, availability, text, connections, *times, seq, version)  # type: ignore[arg-type]

@@ -15,11 +15,11 @@ class WatchLog:
     """Where the hub reads the truth: only the newest version is ever of interest."""
 
     async def positions(self, names: Sequence[str]) -> Mapping[str, Position]:
-        found = await in_database(states.versions, [_user(name) for name in names])
-        return {name: _position(found.get(_user(name), 0)) for name in names}
+        found = await in_database(states.versions, [rights.user_of(name) for name in names])
+        return {name: _position(found.get(rights.user_of(name), 0)) for name in names}
 
     async def read(self, name: str, after: int, limit: int) -> Page:
-        (row,) = await in_database(states.find, [_user(name)])
+        (row,) = await in_database(states.find, [rights.user_of(name)])
         state = states.seen(row)
         at = _position(state.version)
         events = [live.topic_event(state)] if state.version > after else []
@@ -34,11 +34,7 @@ class WatchTopic(Topic):
     authorizer = "presence.rights.may"
 
     def may_subscribe(self, principal: Principal, name: str) -> bool:
-        return rights.freely(principal, _user(name))
-
-
-def _user(name: str) -> str:
-    return name.removeprefix(f"{rights.KIND}.")
+        return rights.freely(principal, rights.user_of(name))
 
 
 def _position(version: int) -> Position:

@@ -3,17 +3,17 @@
 import asyncio
 import logging
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from django.conf import settings
+from django.utils import timezone
 
 from accounts import revocations
 from accounts.principals import Principal
 from accounts.revocations import Ended
 from presence import connections, metrics, registry
-from presence.registry import About, Answer, Gone
+from presence.registry import Answer, Gone, LiveConnection
 from presence.room_tracker import RESTART_SECONDS, RoomTracker
 from presence.transitions import settle
 from realtime.connections import Connection
@@ -43,7 +43,7 @@ Poller = tuple[str, str | None, str, frozenset[str]]  # Caller, address, agent, 
 class _Entry:
     """A connection, or a poll between two requests of its client."""
 
-    about: About
+    about: LiveConnection
     poller: Poller | None
     subjects: frozenset[str]  # What a revocation may name to end it.
     heard_at: float  # When it was last told that the client was heard of, by the loop's clock.
@@ -88,8 +88,8 @@ class Tracker:
             self._open[connection] = entry
             self.changed(connection)
             return
-        now = time.time()
-        about = About(
+        now = timezone.now()
+        about = LiveConnection(
             id=connection.id,
             user=principal.user,
             account=principal.account,
@@ -110,7 +110,7 @@ class Tracker:
         self._rooms.changed(connection)
         if entry := self._open.get(connection):
             about, now = entry.about, self._loop.time()
-            about.last_active = time.time()
+            about.last_active = timezone.now()
             if len(connection.topics) != len(about.topics) or not connection.topics.issuperset(about.topics):
                 about.topics = sorted(connection.topics)
             elif now - entry.heard_at < ACTIVE_SECONDS:

@@ -14,9 +14,9 @@ from adapters import outbox
 from presence import live, metrics, registry
 from presence.models import Presence, Transition
 from presence.registry import Census, RegistryDown, Standing
+from presence.states import HISTORY, INVISIBLE
 
 USERS_AT_ONCE = 200
-HISTORY = 100  # Changes that are kept of each user.
 
 ONLINE, OFFLINE = Presence.Status.ONLINE, Presence.Status.OFFLINE
 
@@ -62,7 +62,7 @@ def _settle(users: Sequence[str]) -> None:
 
 def _wanted(row: Presence, found: Census) -> Presence.Status | None:
     """None for who is gone, but may be back in time, or may just not have been registered again."""
-    if row.availability == Presence.Availability.INVISIBLE:
+    if row.availability == INVISIBLE:
         return OFFLINE
     if found.users[row.user].connections:
         return ONLINE

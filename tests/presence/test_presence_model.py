@@ -212,7 +212,7 @@ class World(RuleBasedStateMachine):
         for user in USERS:
             self._check_history(user)
         assert {user for user, count in registry.counts(USERS).items() if count} == there
-        assert not registry.script("return redis.call('ZCARD', 'fanfare:presence:due')", [], [])
+        assert not registry.script("return redis.call('ZCARD', 'fanfare:presence:due')", [])
 
     def _check_history(self, user: str) -> None:
         rows = list(Transition.objects.filter(user=user).order_by("seq"))

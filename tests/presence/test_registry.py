@@ -13,7 +13,7 @@ from adapters.models import Delivery, Destination
 from presence import connections, registry, sweeping
 from presence.connections import Wanted
 from presence.models import Presence
-from presence.registry import About, RegistryDown
+from presence.registry import LiveConnection, RegistryDown
 from tests.presence.redis import TestRedis
 from tests.presence.test_transitions import about, come, go, history
 
@@ -203,7 +203,7 @@ def test_a_list_is_filtered_and_each_request_looks_at_a_bounded_number(
     other.account, other.transport = "other", "poll"
     come(other, boot="b2")
     assert connections.page(Wanted(account="other"), "", 25) == ([], about(9).id)
-    found: list[About] = []
+    found: list[LiveConnection] = []
     place: str | None = ""
     while place is not None:
         some, place = connections.page(Wanted(account="other", transport="poll"), place, 25)

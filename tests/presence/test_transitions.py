@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,24 +15,25 @@ from adapters import outbox
 from adapters.models import Delivery, Destination
 from presence import live, registry, transitions
 from presence.models import Presence, Transition
-from presence.registry import About, Gone, RegistryDown
+from presence.registry import Gone, LiveConnection, RegistryDown
 from presence.transitions import settle
 from tests.presence.redis import TestRedis
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 ONLINE, OFFLINE = "ONLINE", "OFFLINE"
+EARLY = datetime.fromtimestamp(1.0, UTC)
 
 
-def about(number: int, user: str | None = "ada") -> About:
-    return About(f"{number:032x}", user, "acme", None, "websocket", "192.0.2.1", "test", 1.0, 1.0, ["all"])
+def about(number: int, user: str | None = "ada") -> LiveConnection:
+    return LiveConnection(f"{number:032x}", user, "acme", None, "websocket", "192.0.2.1", "test", EARLY, EARLY, ["all"])
 
 
-def come(*those: About, boot: str = "b1", number: int = 1) -> list[str]:
+def come(*those: LiveConnection, boot: str = "b1", number: int = 1) -> list[str]:
     return registry.change(boot, number, those, []).moved
 
 
-def go(*those: About, boot: str = "b1", reason: str = "closed", grace: float = 10) -> list[str]:
+def go(*those: LiveConnection, boot: str = "b1", reason: str = "closed", grace: float = 10) -> list[str]:
     return registry.change(boot, 9, [], [Gone(one.id, one.user, reason, grace) for one in those]).moved
 
 

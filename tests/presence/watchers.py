@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
+from django.utils import timezone
+
 from presence import registry
 from presence.transitions import settle
 from realtime.connections import Connection
@@ -25,11 +27,11 @@ class Process:
     boot: str = field(default_factory=lambda: uuid4().hex)
     number: int = 0
 
-    def connect(self, user: str, connections: int = 1) -> list[registry.About]:
+    def connect(self, user: str, connections: int = 1) -> list[registry.LiveConnection]:
         """The user's connections are registered, and the status settled."""
-        now = time.time()
+        now = timezone.now()
         here = [
-            registry.About(uuid4().hex, user, None, None, "websocket", None, "", now, now, [])
+            registry.LiveConnection(uuid4().hex, user, None, None, "websocket", None, "", now, now, [])
             for _ in range(connections)
         ]
         self.number += 1

@@ -1,6 +1,5 @@
 """Two accounts that must not learn of each other: everybody who may call, and everything that bob of globex has."""
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -122,9 +121,9 @@ class Globex:
 
     def _connect(self) -> None:
         boot = uuid4().hex
-        own = ["user.bob", "account.globex"]
-        socket = registry.About(
-            self.connection, "bob", "globex", None, "websocket", "192.0.2.66", CANARY, time.time(), time.time(), own
+        own, now = ["user.bob", "account.globex"], timezone.now()
+        socket = registry.LiveConnection(
+            self.connection, "bob", "globex", None, "websocket", "192.0.2.66", CANARY, now, now, own
         )
         registry.change(boot, 1, [socket], [])
         rooms.change(boot, [rooms.Stay(self.connection, "globex-room", "bob", 0, 0, f'"{CANARY}"'.encode())], [])
