@@ -112,3 +112,22 @@ class AuditEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.actor} {self.action} {self.subject}"
+
+
+class IdempotencyKey(models.Model):
+    """One request that must not take effect twice, with the reply that its repetition gets."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    principal = models.CharField(max_length=220)
+    route = models.CharField(max_length=100)
+    key = models.CharField(max_length=200)
+    body_digest = models.CharField(max_length=64)
+    reply = models.TextField(default="")
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        db_table = "notifications_idempotencykey"  # Where it was first: rows stay, and so do older processes.
+        constraints = [models.UniqueConstraint("principal", "route", "key", name="idempotency_once")]
+
+    def __str__(self) -> str:
+        return self.key

@@ -8,9 +8,12 @@ from uuid import UUID
 
 import msgspec
 from django.db.models import Model, QuerySet
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
+from rest_framework.response import Response
 
 from accounts.errors import ApiError
+from accounts.idempotency import Claim
 from accounts.principals import ID_WANTED, Principal, valid_id
 from accounts.shapes import query
 
@@ -48,6 +51,28 @@ def integer(request: Request, name: str, default: int, *, least: int, most: int 
 
 def page_limit(request: Request) -> int:
     return integer(request, "limit", PAGE_DEFAULT, least=1, most=PAGE_MAX)
+
+
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key", str, OpenApiParameter.HEADER, description="Repeats with it get the first reply, for 14 days."
+)
+
+
+def claimed(request: Request, route: str, *parts: str) -> Claim | None:
+    """What the Idempotency-Key claims, if there is one; `parts` of the path count like the body.
+
+    Raises ApiError 400.
+    """
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    body = b"".join(part.encode() + b"\0" for part in parts) + request._request.body
+    return Claim.of(caller(request), route, key, body)
+
+
+def replied(body: Any, replayed: bool) -> Response:
+    """The 202 for what was accepted now or, as its header then says, when it was first asked for."""
+    return Response(body, status=202, headers={"Idempotent-Replayed": "true"} if replayed else None)
 
 
 def moment(request: Request, name: str) -> datetime | None:

@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from accounts import audit, revocations, tickets, tokens
+from accounts import audit, idempotency, revocations, tickets, tokens
 
 
 @shared_task
@@ -12,3 +12,4 @@ def purge() -> None:
     tickets.purge()
     tokens.purge()
     audit.purge()
+    idempotency.purge()

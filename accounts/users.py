@@ -11,7 +11,7 @@ from django.utils.module_loading import import_string
 from msgspec import UNSET, UnsetType
 
 from accounts import audit, revocations
-from accounts.models import Account, AuditEntry, Token, User
+from accounts.models import Account, AuditEntry, IdempotencyKey, Token, User
 from accounts.principals import Kind, Principal
 from accounts.remembered import Remembered
 from accounts.revocations import Reason
@@ -27,9 +27,9 @@ class StaleAccount(Exception):
 
 
 class Eraser(Protocol):
-    """A function of USER_ERASERS: deletes what a room holds of a user, inside the transaction."""
+    """A function of USER_ERASERS: deletes what a room holds of a user, inside the transaction -> whether it held any."""
 
-    def __call__(self, user: str) -> None: ...
+    def __call__(self, user: str) -> bool: ...
 
 
 def ensure(ids: Iterable[str]) -> None:
@@ -93,12 +93,13 @@ def change(actor: Principal | None, user: str, changes: UserChange) -> User:
 def erase(actor: Principal | None, user: str) -> bool:
     """Deletes the user and what every room holds of them, and ends their credentials -> whether there was anything."""
     with transaction.atomic():
-        if not User.objects.select_for_update().filter(pk=user).first():  # Of two who do it, one does.
+        known = User.objects.select_for_update().filter(pk=user).exists()  # Of two who do it, one does.
+        erasers: list[Eraser] = [import_string(path) for path in settings.USER_ERASERS]
+        # Rooms may know a name that is no user's, such as that of somebody whose scores a backend has sent.
+        if not any([eraser(user) for eraser in erasers]) and not known:
             return False
-        for path in settings.USER_ERASERS:
-            eraser: Eraser = import_string(path)
-            eraser(user)
         Token.objects.filter(user=user).delete()
+        IdempotencyKey.objects.filter(principal=f"user:{user}").delete()
         AuditEntry.objects.filter(subject=f"user:{user}").update(before=None, after=None)
         User.objects.filter(pk=user).delete()
         revocations.revoke(f"user:{user}", Reason.ERASED)

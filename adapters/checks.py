@@ -5,9 +5,9 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 from django.core.exceptions import ImproperlyConfigured
-from django.utils.module_loading import import_string
 
 from adapters import ingest_settings
+from realtime.checks import mistake_in_path
 
 
 @register()
@@ -21,13 +21,11 @@ def check_ingest_sources(**_options: Any) -> list[CheckMessage]:
 
 @register()
 def check_ingest_handlers(**_options: Any) -> list[CheckMessage]:
-    problems: list[CheckMessage] = []
-    for kind, path in settings.INGEST_HANDLERS.items():
-        try:
-            import_string(path)
-        except ImportError as error:
-            problems.append(Error(f"INGEST_HANDLERS, {kind}: {error}.", id="adapters.E002"))
-    return problems
+    return [
+        Error(f"INGEST_HANDLERS, {kind}: {mistake}.", id="adapters.E002")
+        for kind, path in settings.INGEST_HANDLERS.items()
+        if (mistake := mistake_in_path(path))
+    ]
 
 
 @register()

@@ -145,10 +145,10 @@ def _delete(found: QuerySet[Delivery] | QuerySet[QueuedEvent]) -> None:
 # --- Users ----------------------------------------------------------------------------------------
 
 
-def erase_user(user: str) -> None:
+def erase_user(user: str) -> bool:
     """Nothing of a user's own topic goes out any more, nor is kept (USER_ERASERS); the rows stay, to be counted."""
     key = f"user.{user}"
-    QueuedEvent.objects.filter(key=key).delete()
+    queued, _ = QueuedEvent.objects.filter(key=key).delete()
     found = Delivery.objects.filter(key=key)
     deliveries.expire(found, "Its user was erased.")
-    found.update(body="{}", key="", response="")
+    return bool(queued + found.update(body="{}", key="", response=""))

@@ -20,6 +20,7 @@ EVENTS = (
     "connection.opened",
     "connection.closed",
     "task.finished",
+    "board.closed",
 )
 WANTS_SECONDS = 1.0  # So long a process goes by what it has read of destinations.
 ROWS_A_STATEMENT = 1000

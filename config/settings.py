@@ -89,6 +89,7 @@ USER_ERASERS = [
     "notifications.erasure.erase_user",
     "adapters.dead_letters.erase_user",
     "presence.erasure.erase_user",
+    "leaderboards.erasure.erase_user",
 ]
 AUDIT_DAYS = env.int("AUDIT_DAYS", default=365)
 CREDENTIAL_MAX_DAYS = env.int("CREDENTIAL_MAX_DAYS", default=31)
@@ -121,6 +122,7 @@ INSTALLED_APPS = [
     "adapters",
     "notifications",
     "presence",
+    "leaderboards",
     *(["demo"] if DEMO else []),
 ]
 MIDDLEWARE = [
@@ -313,6 +315,21 @@ CELERY_BEAT_SCHEDULE["sweep-presence"] = {
     "options": {"expires": 1},
 }
 
+# --- Leaderboards ---------------------------------------------------------------------------------
+
+RANKINGS = {
+    "redis": "leaderboards.redis_ranking.RedisRanking",
+    "database": "leaderboards.database_ranking.DatabaseRanking",
+}
+LEADERBOARD_AUTO_CREATE = env.bool("LEADERBOARD_AUTO_CREATE", default=True)
+LEADERBOARD_DATABASE_ENTRIES = env.int("LEADERBOARD_DATABASE_ENTRIES", default=1_000_000)
+CELERY_BEAT_SCHEDULE |= {
+    "roll-over": {"task": "leaderboards.tasks.roll_over", "schedule": 1.0, "options": {"expires": 1}},
+    "archive-windows": {"task": "leaderboards.tasks.archive", "schedule": 2.0, "options": {"expires": 2}},
+    "rebuild-rankings": {"task": "leaderboards.tasks.rebuild", "schedule": 1.0, "options": {"expires": 1}},
+    "tidy-boards": {"task": "leaderboards.tasks.tidy", "schedule": 60.0, "options": {"expires": 60}},
+}
+
 # --- Live -----------------------------------------------------------------------------------------
 
 REALTIME_TOPICS = {
@@ -322,6 +339,7 @@ REALTIME_TOPICS = {
     "topic": "notifications.topics.NamedTopic",
     "presence": "presence.room_topics.RoomTopic",
     "watch": "presence.topics.WatchTopic",
+    "board": "leaderboards.topics.BoardTopic",
 }
 REALTIME_LOG = "notifications.topics.DatabaseLog"
 REALTIME_GREETING = "notifications.inbox_views.greeting"
@@ -332,6 +350,7 @@ REALTIME_ACTIONS = {
     "status": "presence.availability.perform",
 }
 REALTIME_WATCHING = "presence.watching.Watching"
+REALTIME_TICKER = "leaderboards.ticker.Ticker"
 REALTIME_MUTES = "notifications.preferences.muted"
 REALTIME_OBSERVER = env.str("REALTIME_OBSERVER", default="presence.tracker.Tracker")
 REALTIME_DATABASE_THREADS = env.int("REALTIME_DATABASE_THREADS", default=4)

@@ -10,9 +10,9 @@ from django.utils import timezone
 from msgspec import UNSET
 
 from accounts.errors import ApiError
+from accounts.idempotency import Claim
 from accounts.principals import ID_WANTED, Principal, valid_id
 from accounts.requests import wrong
-from notifications.idempotency import Claim
 from notifications.log import Draft
 from notifications.shapes import Notification, Target
 from realtime.authorizers import refusals_now

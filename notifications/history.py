@@ -15,7 +15,7 @@ from notifications.log import message_event, with_exclusions
 from notifications.models import Message, Receipt, Topic
 from realtime import bus, protocol
 from realtime.frames import Event
-from realtime.hub import Page, Position
+from realtime.log import Page, Position
 
 RECALL_AT_ONCE = 1000
 

@@ -12,13 +12,13 @@ from django.conf import settings
 from msgspec import UNSET
 
 from accounts.errors import ApiError
+from accounts.idempotency import Claim
 from accounts.principals import Kind, Principal
 from accounts.requests import require_id, shaped, wrong
 from adapters.ingest import Outcome, Record
 from adapters.ingest_settings import Source
 from notifications import handlers, handoff, work
 from notifications.drafts import TYPE_MAX, checked_type, draft, encoded
-from notifications.idempotency import Claim
 from notifications.ingest_shapes import AnyId, EventBridgeEvent, ReutersRecord, SumuRecord, TaskRecord, TopicPublish
 from notifications.log import Draft, Result, accept
 from notifications.shapes import Notification, Target

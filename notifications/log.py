@@ -14,11 +14,12 @@ from django.db.models import Q
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from accounts import users
+from accounts import idempotency, users
 from accounts.errors import ApiError
-from notifications import idempotency, preferences
-from notifications.idempotency import Claim
-from notifications.models import IdempotencyKey, Message, Receipt, Topic, new_epoch
+from accounts.idempotency import Claim
+from accounts.models import IdempotencyKey
+from notifications import preferences
+from notifications.models import Message, Receipt, Topic, new_epoch
 from realtime import bus, protocol
 from realtime.frames import Event
 

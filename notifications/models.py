@@ -139,24 +139,6 @@ class Preference(models.Model):
         return f"{self.user}: {self.type} {self.choice}"
 
 
-class IdempotencyKey(models.Model):
-    """One request that must not take effect twice, with the reply that its repetition gets."""
-
-    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    principal = models.CharField(max_length=220)
-    route = models.CharField(max_length=100)
-    key = models.CharField(max_length=200)
-    body_digest = models.CharField(max_length=64)
-    reply = models.TextField(default="")
-    created_at = models.DateTimeField(default=timezone.now, db_index=True)
-
-    class Meta:
-        constraints = [models.UniqueConstraint("principal", "route", "key", name="idempotency_once")]
-
-    def __str__(self) -> str:
-        return self.key
-
-
 class Task(models.Model):
     """Background work for a user. Whoever holds `claim` runs it, until `lease_until` unless that is renewed.
 

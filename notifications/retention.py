@@ -1,4 +1,4 @@
-"""What leaves the log for good: expired, recalled and old messages, and idempotency keys nobody repeats any more."""
+"""What leaves the log for good: expired, recalled and old messages."""
 
 from collections import defaultdict
 from datetime import timedelta
@@ -9,7 +9,7 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from notifications.models import IdempotencyKey, Message, Topic, new_epoch
+from notifications.models import Message, Topic, new_epoch
 
 ROWS_AT_ONCE = 1000
 MAX_ROUNDS = 1000
@@ -21,14 +21,7 @@ def purge() -> int:
     now = timezone.now()
     gone = _delete_all(Message.objects.filter(expires_at__lte=now))
     gone += _delete_all(Message.objects.filter(recalled_at__lte=now - RECALLED_KEPT))
-    gone += _delete_old()
-    old_keys = IdempotencyKey.objects.filter(created_at__lt=now - timedelta(days=settings.IDEMPOTENCY_DAYS))
-    for _ in range(MAX_ROUNDS):
-        ids = list(old_keys.order_by("created_at").values_list("pk", flat=True)[:ROWS_AT_ONCE])
-        IdempotencyKey.objects.filter(pk__in=ids).delete()
-        if len(ids) < ROWS_AT_ONCE:
-            break
-    return gone
+    return gone + _delete_old()
 
 
 def _delete_all(found: QuerySet[Message]) -> int:

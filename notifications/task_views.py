@@ -12,14 +12,13 @@ from rest_framework.views import APIView
 
 from accounts.errors import ApiError
 from accounts.principals import Principal
-from accounts.requests import PAGES, caller, newest_first, on_behalf, shaped, wrong
+from accounts.requests import IDEMPOTENCY_KEY, PAGES, caller, claimed, newest_first, on_behalf, replied, shaped, wrong
 from accounts.shapes import ERRORS, query
-from notifications import handlers, handoff, idempotency, task_shapes, work
+from notifications import handlers, handoff, task_shapes, work
 from notifications.drafts import checked_type
 from notifications.handlers import Cancelled
 from notifications.models import Task
 from notifications.task_shapes import State
-from notifications.views import IDEMPOTENCY_KEY
 
 
 class Tasks(APIView):
@@ -35,17 +34,15 @@ class Tasks(APIView):
         if wanted.data is not UNSET and wanted.payload is not UNSET:
             raise wrong("payload", "either payload or data")
         payload = {"data": wanted.data} if wanted.data is not UNSET else wanted.payload
-        key = request.headers.get("Idempotency-Key")
         task_id, replayed = work.create(
             on_behalf(caller(request), None if wanted.user is UNSET else wanted.user, "tasks:write"),
             handlers.require(checked_type(wanted.type)),
             msgspec.json.encode(None if payload is UNSET else payload),
-            None if key is None else idempotency.Claim.of(caller(request), "tasks", key, request._request.body),
+            claimed(request, "tasks"),
         )
         if not replayed:
             handoff.hand(task_id)
-        headers = {"Idempotent-Replayed": "true"} if replayed else None
-        return Response(task_shapes.NewTask(str(task_id)), status=202, headers=headers)
+        return replied(task_shapes.NewTask(str(task_id)), replayed)
 
     @extend_schema(
         operation_id="tasks",

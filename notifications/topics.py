@@ -9,12 +9,12 @@ from accounts.principals import Principal
 from notifications import history, log
 from notifications.drafts import checked_type, encoded
 from realtime.database import in_database
-from realtime.hub import Page, Position
+from realtime.log import Page, Position
 from realtime.topics import Topic
 
 
 class DatabaseLog:
-    """Where the hub reads the truth (realtime.hub.Log)."""
+    """Where the hub reads the truth (realtime.log.Log)."""
 
     async def positions(self, names: Sequence[str]) -> Mapping[str, Position]:
         return await in_database(history.positions, names)

@@ -8,18 +8,32 @@ from uuid import UUID
 
 import msgspec
 from django.utils import timezone
-from drf_spectacular.utils import OpenApiParameter, PolymorphicProxySerializer, extend_schema
+from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.errors import ApiError
+from accounts.idempotency import Claim
 from accounts.principals import Principal
-from accounts.requests import PAGES, caller, cursor, integer, moment, page_limit, require_id, seal_cursor, shaped, wrong
+from accounts.requests import (
+    IDEMPOTENCY_KEY,
+    PAGES,
+    caller,
+    claimed,
+    cursor,
+    integer,
+    moment,
+    page_limit,
+    replied,
+    require_id,
+    seal_cursor,
+    shaped,
+    wrong,
+)
 from accounts.shapes import ERRORS, Error, query
 from notifications import history, shapes
 from notifications.drafts import draft, targets
-from notifications.idempotency import Claim
 from notifications.log import Draft, Refusal, Result, accept
 from notifications.models import Message
 from notifications.timeline import timeline
@@ -28,10 +42,6 @@ from realtime.topics import is_state
 
 HISTORY = timedelta(days=7)
 LOG_PAGE_MAX = 1000
-
-IDEMPOTENCY_KEY = OpenApiParameter(
-    "Idempotency-Key", str, OpenApiParameter.HEADER, description="Repeats with it get the first reply, for 14 days."
-)
 
 SENT = PolymorphicProxySerializer(
     "Sent",
@@ -51,10 +61,10 @@ class Notifications(APIView):
     )
     def post(self, request: Request) -> Response:
         notification = shaped(request.data, shapes.Notification)
-        (result,) = accept([draft(notification, caller(request), _claim(request, "notifications"))])
+        (result,) = accept([draft(notification, caller(request), claimed(request, "notifications"))])
         if result.refused:
             raise result.refused
-        return _accepted(_reply(request.data, result), replayed=result.replayed)
+        return replied(_reply(request.data, result), result.replayed)
 
     @extend_schema(
         operation_id="history",
@@ -122,16 +132,14 @@ class Batch(APIView):
     )
     def post(self, request: Request) -> Response:
         items = shaped(request.data, shapes.Batch).notifications
-        principal, claim = caller(request), _claim(request, "batch")
+        principal, claim = caller(request), claimed(request, "batch")
         refused = None if principal.is_backend else _refused_topics(items, principal)
         results = accept([_try_draft(item, index, principal, claim, refused) for index, item in enumerate(items)])
         for result in results:
             if result.refused and result.refused.code == "idempotency_mismatch":
                 raise result.refused
-        return _accepted(
-            {"results": [_batch_result(item, result) for item, result in zip(items, results, strict=True)]},
-            replayed=any(result.replayed for result in results),
-        )
+        body = {"results": [_batch_result(item, result) for item, result in zip(items, results, strict=True)]}
+        return replied(body, any(result.replayed for result in results))
 
 
 class OneNotification(APIView):
@@ -196,11 +204,6 @@ def _require_history(request: Request, topic: str) -> None:
         raise ApiError(403, "denied", "This topic has a state and no messages: subscribe to it.")
 
 
-def _claim(request: Request, route: str) -> Claim | None:
-    key = request.headers.get("Idempotency-Key")
-    return None if key is None else Claim.of(caller(request), route, key, request._request.body)
-
-
 def _refused_topics(items: Sequence[Any], principal: Principal) -> Mapping[str, ApiError]:
     """Where the caller may not send what a batch holds: authorisers are asked about all of it at once.
 
@@ -240,10 +243,6 @@ def _reply(notification: Any, result: Result) -> dict[str, Any]:
             {"user": one.topic.removeprefix("user."), **msgspec.structs.asdict(one)} for one in result.accepted
         ]
     }
-
-
-def _accepted(body: dict[str, Any], *, replayed: bool) -> Response:
-    return Response(body, status=202, headers={"Idempotent-Replayed": "true"} if replayed else None)
 
 
 def _history_topic(request: Request) -> str:

@@ -18,12 +18,11 @@ from django.db.models import F, Q, QuerySet, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from accounts import users
+from accounts import idempotency, users
 from accounts.errors import ApiError
-from notifications import idempotency
 from notifications.handlers import Cancelled, LostClaim
 from notifications.log import Draft, accept
-from notifications.models import IdempotencyKey, Task
+from notifications.models import Task
 from notifications.outward import owe_task
 from realtime import bus, protocol
 from realtime.frames import Event
@@ -52,17 +51,14 @@ def create(user: str, type: str, payload: bytes, claim: idempotency.Claim | None
     Raises ApiError 409 or 422 for a claim that does not hold.
     """
     with transaction.atomic():
-        row = None if claim is None else idempotency.take([claim])[claim]
-        if isinstance(row, ApiError):
-            raise row
-        if row is not None and row.reply:
+        row = idempotency.take_one(claim) if claim else None
+        if row and row.reply:
             return msgspec.json.decode(row.reply, type=UUID), True
         users.ensure([user])
         task = Task(user=user, type=type, payload=payload.decode())
         task.save(force_insert=True)
-        if isinstance(row, IdempotencyKey):
-            row.reply = msgspec.json.encode(task.id).decode()
-            idempotency.keep([row])
+        if row:
+            idempotency.keep_one(row, task.id)
         _tell(task)
     return task.id, False
 

@@ -1,4 +1,4 @@
-"""Destinations that keep what they get in memory."""
+"""Destinations that keep what they get in memory, and a receiver of webhooks."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +15,7 @@ from adapters.base import adapter_class
 from adapters.delivering import Deliverer
 from adapters.models import Delivery, Destination
 from tests.adapters.memory import Memory
+from tests.adapters.receivers import Receiver
 
 Owe = Callable[..., Sequence[UUID]]
 
@@ -34,6 +35,18 @@ def _no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run ends when there is nothing to do, and what failed does not come again in it."""
     monkeypatch.setattr(delivering, "LINGER_SECONDS", 0.0)
     monkeypatch.setattr(deliveries, "_backoff", lambda _attempts: 30.0)
+
+
+@pytest.fixture
+def loopback_allowed(settings: LazySettings) -> None:
+    """Webhooks may go to receivers on this machine."""
+    settings.WEBHOOK_NETWORKS = ["127.0.0.0/8"]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
 
 
 def destination(name: str = "crm", kind: str = "memory", **fields: Any) -> Destination:

@@ -1,7 +1,6 @@
 """`manage.py check_outside` calls every destination, and says which do not work and what to change."""
 
 import pytest
-from django.conf import LazySettings
 from django.core.management import CommandError, call_command
 
 from adapters import destinations
@@ -16,10 +15,8 @@ def hook(name: str, address: str) -> None:
     destinations.create(None, NewDestination(name=name, kind="webhook", address=address))
 
 
-def test_every_destination_is_called_and_what_is_wrong_is_said(
-    settings: LazySettings, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings.WEBHOOK_NETWORKS = ["127.0.0.0/8"]
+@pytest.mark.usefixtures("loopback_allowed")
+def test_every_destination_is_called_and_what_is_wrong_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     with Receiver() as good, Receiver() as refusing:
         refusing.answer = status(401, b"who are you?")
         hook("a-good", good.url)

@@ -22,18 +22,7 @@ from tests.adapters.receivers import (
     webhook,
 )
 
-pytestmark = pytest.mark.any_database
-
-
-@pytest.fixture(autouse=True)
-def _networks(settings: Any) -> None:
-    settings.WEBHOOK_NETWORKS = ["127.0.0.0/8"]
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
+pytestmark = [pytest.mark.any_database, pytest.mark.usefixtures("loopback_allowed")]
 
 
 # --- Where requests never go ----------------------------------------------------------------------

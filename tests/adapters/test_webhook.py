@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -37,18 +37,7 @@ from tests.servers import eventually, free_port
 
 DOCS = Path(__file__).parents[2] / "docs/webhooks.md"
 
-pytestmark = pytest.mark.any_database
-
-
-@pytest.fixture(autouse=True)
-def _networks(settings: Any) -> None:
-    settings.WEBHOOK_NETWORKS = ["127.0.0.0/8"]
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
+pytestmark = [pytest.mark.any_database, pytest.mark.usefixtures("loopback_allowed")]
 
 
 # --- The contract ---------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -29,18 +28,7 @@ from tests.adapters.receivers import (
 )
 from tests.servers import free_port
 
-pytestmark = pytest.mark.any_database
-
-
-@pytest.fixture(autouse=True)
-def _networks(settings: Any) -> None:
-    settings.WEBHOOK_NETWORKS = ["127.0.0.0/8"]
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
+pytestmark = [pytest.mark.any_database, pytest.mark.usefixtures("loopback_allowed")]
 
 
 # --- Answers --------------------------------------------------------------------------------------

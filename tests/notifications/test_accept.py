@@ -21,13 +21,13 @@ from django.db import IntegrityError, OperationalError, connection, connections,
 from django.db.models import Count, Max, Min
 from django.test import Client
 
-from accounts import api_keys
+from accounts import api_keys, idempotency
 from accounts.errors import ApiError
+from accounts.idempotency import Claim
+from accounts.models import IdempotencyKey
 from accounts.principals import Kind, Principal
-from notifications import retention
-from notifications.idempotency import Claim
 from notifications.log import Draft, Refusal, Result, accept
-from notifications.models import IdempotencyKey, Message, Receipt, Topic
+from notifications.models import Message, Receipt, Topic
 from realtime import bus
 from realtime.frames import Event
 
@@ -341,10 +341,10 @@ def test_a_key_is_kept_for_fourteen_days() -> None:
     with time_machine.travel(NOW, tick=False) as clock:
         send(claim=claim())
         clock.move_to(NOW + timedelta(days=13, hours=23))
-        retention.purge()
+        idempotency.purge()
         assert send(claim=claim()).replayed
         clock.move_to(NOW + timedelta(days=14, hours=1))
-        retention.purge()
+        idempotency.purge()
         assert not IdempotencyKey.objects.exists()
         assert not send(claim=claim()).replayed
 

@@ -13,13 +13,14 @@ import time_machine
 from django.db import connection, transaction
 from django.test import Client
 
-from accounts import api_keys
+from accounts import api_keys, idempotency
 from accounts.errors import ApiError
+from accounts.idempotency import Claim
+from accounts.models import IdempotencyKey
 from accounts.principals import Kind, Principal
 from notifications import history, retention
-from notifications.idempotency import Claim
 from notifications.log import Draft, accept, publish_due
-from notifications.models import IdempotencyKey, Message, Receipt, Topic
+from notifications.models import Message, Receipt, Topic
 from notifications.receipts import Deed, receipt, receipt_all
 from notifications.timeline import timeline
 from realtime import bus
@@ -424,13 +425,15 @@ PLANS: dict[str, Callable[[], Any]] = {
     "recall by key and user": lambda: service().delete("/api/notifications?key=order-100&user=100"),
     "recall of one": lambda: recall(str(uuid_of(NOW - timedelta(days=DAYS), 0))),
     "purge": retention.purge,
+    "purge of claims": idempotency.purge,
     "claims": lambda: accept([Draft(["user.7"], b"1", claim=claim) for claim in claims(20)]),
 }
 
 
 @pytest.mark.django_db
 def test_every_query_finds_its_rows_by_an_index(full_log: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "ROWS_AT_ONCE", 50)  # As few among our rows as 1000 are among a real log's.
+    for module in (retention, idempotency):
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", 50)  # As few among our rows as 1000 are among a real log's.
     found: dict[str, list[str]] = {}
     for name, work in PLANS.items():
         with statements() as seen:

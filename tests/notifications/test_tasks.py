@@ -17,10 +17,11 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from accounts import api_keys, users
+from accounts.models import IdempotencyKey
 from notifications import handlers, handoff, running, tasks, work
 from notifications.checks import check_tasks
 from notifications.handlers import Progress, Temporary, task_handler
-from notifications.models import IdempotencyKey, Message, Task
+from notifications.models import Message, Task
 from realtime import bus
 from realtime.frames import Event
 from tests.credentials import mint

@@ -3,17 +3,24 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import reduce
 from operator import or_
+from typing import Any
 
+import msgspec
+from django.conf import settings
 from django.db import OperationalError
 from django.db.models import Q
+from django.utils import timezone
 
 from accounts.errors import ApiError
+from accounts.models import IdempotencyKey
 from accounts.principals import Principal
-from notifications.models import IdempotencyKey
 
 KEY_MAX = 200
+ROWS_AT_ONCE = 1000
+MAX_ROUNDS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +80,27 @@ def take(claims: Iterable[Claim]) -> dict[Claim, IdempotencyKey | ApiError]:
 def keep(rows: Iterable[IdempotencyKey]) -> None:
     """Stores the replies of claims that were carried out now."""
     IdempotencyKey.objects.bulk_update(rows, ["reply"])
+
+
+def take_one(claim: Claim) -> IdempotencyKey:
+    """`take` of one claim. Raises ApiError 409 and 422."""
+    taken = take([claim])[claim]
+    if isinstance(taken, ApiError):
+        raise taken
+    return taken
+
+
+def keep_one(row: IdempotencyKey, reply: Any) -> None:
+    """Stores the reply of a claim that was carried out now, as JSON."""
+    row.reply = msgspec.json.encode(reply).decode()
+    row.save(update_fields=["reply"])
+
+
+def purge() -> None:
+    """Forgets keys that nobody repeats any more, in small transactions."""
+    old = IdempotencyKey.objects.filter(created_at__lt=timezone.now() - timedelta(days=settings.IDEMPOTENCY_DAYS))
+    for _ in range(MAX_ROUNDS):
+        ids = list(old.order_by("created_at").values_list("pk", flat=True)[:ROWS_AT_ONCE])
+        IdempotencyKey.objects.filter(pk__in=ids).delete()
+        if len(ids) < ROWS_AT_ONCE:
+            break
