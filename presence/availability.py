@@ -10,11 +10,12 @@ from accounts import users
 from accounts.errors import ApiError
 from accounts.principals import Principal
 from accounts.requests import wrong
-from presence import live, registry, shapes, states
+from presence import live, room_veils, shapes, states
 from presence.models import Presence
 from presence.states import INVISIBLE
 from presence.transitions import settle
 from realtime import protocol
+from realtime.redis_scripts import RedisDown
 
 
 def change(user: str, changes: shapes.StatusChange) -> Presence:
@@ -29,7 +30,7 @@ def change(user: str, changes: shapes.StatusChange) -> Presence:
         with transaction.atomic():
             users.ensure([user])
             return _change(user, changes)
-    except registry.RegistryDown as error:
+    except RedisDown as error:
         raise ApiError(
             503, "registry_unavailable", "Who is connected cannot be known now: try again.", retry_after=2
         ) from error
@@ -39,15 +40,18 @@ def _change(user: str, changes: shapes.StatusChange) -> Presence:
     Presence.objects.bulk_create([Presence(user=user)], ignore_conflicts=True)
     row = Presence.objects.select_for_update().get(pk=user)
     was_hidden, was_seen = row.availability == INVISIBLE, states.seen(row)
+    if not was_hidden:
+        row.last_availability, row.last_text = row.availability, row.text
     if changes.availability is not UNSET:
         row.availability = changes.availability
     if changes.text is not UNSET:
         row.text = changes.text
     before = row.version
-    row.save(update_fields=["availability", "text"])
+    row.save(update_fields=["availability", "text", "last_availability", "last_text"])
     if (row.availability == INVISIBLE) != was_hidden:
         settle([user])
         row.refresh_from_db()
+        room_veils.changed(user)
     # What nobody else can see moves no version, and who hides moves it once, as who goes: it must not show.
     if row.version == before and states.seen(row) != was_seen:
         row.version += 1

@@ -11,7 +11,7 @@ from accounts.requests import PAGES, caller, cursor, on_behalf, page_limit, requ
 from accounts.shapes import ERRORS, query
 from presence import connections
 from presence.connections import Wanted
-from presence.registry import RegistryDown
+from realtime.redis_scripts import RedisDown
 
 TRANSPORTS = ("websocket", "stream", "poll")
 
@@ -32,7 +32,7 @@ class Connections(APIView):
         wanted, place = _wanted(request, caller(request)), cursor(request, tuple[str])
         try:
             found, after = connections.page(wanted, place[0] if place else "", page_limit(request))
-        except RegistryDown as error:
+        except RedisDown as error:
             text = "Who is connected cannot be known now: try again."
             raise ApiError(503, "registry_unavailable", text, retry_after=2) from error
         return Response(connections.Connections(found, seal_cursor(after) if after else None))

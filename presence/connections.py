@@ -41,7 +41,7 @@ class Wanted:
 def page(wanted: Wanted, after: str, limit: int) -> tuple[list[LiveConnection], str | None]:
     """Connections in the order of their ids, from after one -> at most `limit`, and where the next page begins.
 
-    A page may have few or none, and still a next one: a request looks at READ_MAX. Raises RegistryDown.
+    A page may have few or none, and still a next one: a request looks at READ_MAX. Raises RedisDown.
     """
     if wanted.user is not None:
         mine = [one for one in registry.connections_of(wanted.user) if one.id > after and one in wanted]

@@ -7,7 +7,8 @@ from django.utils import timezone
 class Presence(models.Model):
     """A user as others see them. `seq` numbers the changes of `status`, `version` all changes.
 
-    An invisible user is OFFLINE here. `since`: when the status began; `last_seen`: when the user was last ONLINE.
+    An invisible user is OFFLINE here. `since`: when the status began; `last_seen`: when the user was last ONLINE;
+    `last_availability`, `last_text`: what others see of who is invisible, as it was before.
     """
 
     class Status(models.TextChoices):
@@ -28,6 +29,8 @@ class Presence(models.Model):
     last_seen = models.DateTimeField(null=True)
     availability = models.CharField(max_length=9, choices=Availability.choices, default=Availability.AVAILABLE)
     text = models.CharField(max_length=140, blank=True)
+    last_availability = models.CharField(max_length=9, choices=Availability.choices, default=Availability.AVAILABLE)
+    last_text = models.CharField(max_length=140, blank=True)
 
     class Meta:
         indexes = [models.Index("status", "user", name="presence_status")]

@@ -1,29 +1,19 @@
 """Who is connected: what the web processes tell Redis of their connections, and what it says of users.
 
 It is never the only copy: processes know their connections, and tell again when Redis has lost them. Everything here
-raises RegistryDown when Redis does not answer in time.
+raises RedisDown when Redis does not answer in time.
 """
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Any
 
 import msgspec
 from django.conf import settings
-from redis import Redis, RedisError
-from redis.backoff import NoBackoff
-from redis.commands.core import Script
-from redis.retry import Retry
 
 from presence import scripts
-
-ANSWER_SECONDS = 1.0  # For Redis to answer, and to take a connection.
-
-
-class RegistryDown(Exception):
-    """Redis did not answer: who is connected cannot be known now."""
+from realtime.redis_scripts import Argument, run
 
 
 class LiveConnection(msgspec.Struct):
@@ -47,16 +37,13 @@ class LiveConnection(msgspec.Struct):
 def counts(users: Collection[str]) -> dict[str, int]:
     """How many live connections each of these users has."""
     names = list(users)
-    found = script(scripts.COUNTS, names)
+    found = msgspec.json.decode(script(scripts.COUNTS, [msgspec.json.encode(names)]), type=list[int])
     return dict(zip(names, found, strict=True))
 
 
-def script(text: str, args: Sequence[str | bytes | int | float]) -> Any:
+def script(text: str, args: Sequence[Argument]) -> Any:
     """Runs a Lua script, which Redis keeps compiled -> its answer, with texts in `str`."""
-    try:
-        return _script(settings.REDIS_URL, text)(args=list(args))
-    except (RedisError, OSError) as error:
-        raise RegistryDown(repr(error)) from error
+    return run(text, [], args, decode=True)
 
 
 # --- For web processes ----------------------------------------------------------------------------
@@ -174,7 +161,7 @@ def lost(sweeper: str, limit: int) -> Lost | None:
 
 
 def take(found: Lost, grace: float) -> int:
-    """Takes them out, each once whoever tries -> how many; their users are due after the grace."""
+    """Takes them out, each once whoever tries -> how many. Their users are due after the lease and the grace."""
     return int(_call(scripts.TAKE, found.boot, grace, *(one.id for one in found.connections), *found.moved))
 
 
@@ -220,24 +207,8 @@ def _read(found: Iterable[tuple[str, str]]) -> list[LiveConnection]:
     return [msgspec.json.decode(about, type=LiveConnection) for _id, about in found if about]
 
 
-# --- The client -----------------------------------------------------------------------------------
+# --- Calls ----------------------------------------------------------------------------------------
 
 
-def _call(text: str, *args: str | bytes | int | float) -> Any:
+def _call(text: str, *args: Argument) -> Any:
     return script(text, [settings.PRESENCE_LEASE, *args])
-
-
-@cache
-def _script(url: str, text: str) -> Script:
-    return _client(url).register_script(text)
-
-
-@cache
-def _client(url: str) -> Redis:
-    return Redis.from_url(
-        url,
-        socket_timeout=ANSWER_SECONDS,
-        socket_connect_timeout=ANSWER_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=True,
-    )

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import ParamSpec, TypeVar
 
-from presence.registry import RegistryDown
+from realtime.redis_scripts import RedisDown
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,17 +19,17 @@ _down_until = 0.0
 
 
 async def in_redis(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Runs a function of presence.rooms. Raises RegistryDown, and for a while after one at once."""
-    return await asyncio.get_running_loop().run_in_executor(_threads(), lambda: _run(lambda: function(*args, **kwargs)))
+    """Runs a function of presence.rooms. Raises RedisDown, and for a while after one at once."""
+    return await asyncio.get_running_loop().run_in_executor(_threads(), _run, lambda: function(*args, **kwargs))
 
 
 def _run(work: Callable[[], T]) -> T:
     global _down_until
     if time.monotonic() < _down_until:
-        raise RegistryDown("Redis did not answer a moment ago")
+        raise RedisDown("Redis did not answer a moment ago")
     try:
         return work()
-    except RegistryDown:
+    except RedisDown:
         _down_until = time.monotonic() + PAUSE_SECONDS
         raise
 

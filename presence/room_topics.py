@@ -4,23 +4,23 @@ from collections.abc import Mapping, Sequence
 
 from accounts.principals import Principal
 from presence import rooms
-from presence.registry import RegistryDown
 from presence.room_calls import in_redis
-from realtime.hub import Page, Position
+from realtime.log import Page, Position
+from realtime.redis_scripts import RedisDown
 from realtime.topics import Topic
 
 NOWHERE = Position(None, 0)
 
 
 class RoomLog:
-    """Where the hub reads the truth: a room as it is now (realtime.hub.Log)."""
+    """Where the hub reads the truth: a room as it is now (realtime.log.Log)."""
 
     async def positions(self, names: Sequence[str]) -> Mapping[str, Position]:
         """Nowhere, while Redis does not answer: then the hub reads each until it does."""
         by_room = {rooms.room_of(name) or "": name for name in names}
         try:
             found = await in_redis(rooms.positions, list(by_room))
-        except RegistryDown:
+        except RedisDown:
             return dict.fromkeys(names, NOWHERE)
         return {by_room[room]: position for room, position in found.items()}
 

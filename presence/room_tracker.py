@@ -3,13 +3,15 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
-from presence import rooms
+from presence import room_veils, rooms
 from presence.room_calls import in_redis
 from presence.room_scripts import COUNT_MS
 from presence.rooms import Stay
 from realtime.connections import Connection
+from realtime.database import in_database
 from realtime.observing import Reason
 
 logger = logging.getLogger(__name__)
@@ -19,6 +21,7 @@ BATCH_MOST = 200
 COMPARE_SECONDS = 5.0
 COUNT_SECONDS = COUNT_MS / 1000
 RETRY_SECONDS = 0.5
+NEWS_MAX = 10_000  # Leaves that wait while Redis does not answer.
 RESTART_SECONDS = 5.0  # For which those whom a restart sends away are in their rooms for a while yet.
 
 
@@ -26,17 +29,22 @@ class RoomTracker:
     """Hears of connections in the event loop; no call waits or fails. `boot` names the process in Redis.
 
     While Redis does not answer, or the process has no lease, changes wait here. What Redis has lost is told again.
+    Are there more than NEWS_MAX leaves, they are forgotten, and `lost` is called: it is to call `begin_anew`, and under
+    the boot id before, all is swept.
     """
 
-    def __init__(self, boot: str) -> None:
-        self._boot = boot
+    def __init__(self, boot: str, lost: Callable[[], object]) -> None:
+        self._boot, self._lost = boot, lost
         self._stays: dict[str, dict[str, Stay]] = {}  # By connection and room.
+        self._count_of_stays = 0
         self._news: dict[tuple[str, str], None] = {}  # Connections and rooms of which Redis is to hear.
         self._lingering: dict[str, asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
         self._again = self._failing = False
         self._count_timer: asyncio.TimerHandle | None = None
         self._counting: asyncio.Task[None] | None = None
+        self._unsure: dict[str, str] = {}  # Users about whom the database is to be asked.
+        self._asking: asyncio.Task[None] | None = None
         self._compare_at = 0.0
         self._task = asyncio.create_task(self._run(), name="rooms")
 
@@ -45,17 +53,19 @@ class RoomTracker:
         self._boot = boot
         self._tell_all_again()
 
+    @property
+    def all_told(self) -> bool:
+        return not self._news
+
     async def stop(self) -> None:
         """What has closed lately is told; the rest is swept once the lease is over."""
-        tasks = [self._task, *([self._counting] if self._counting else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(self._task, self._counting)
         for timer in (*self._lingering.values(), *([self._count_timer] if self._count_timer else [])):
             timer.cancel()
         with suppress(Exception):
             while self._news and await self._tell():
                 pass
+        await _end(self._asking)
 
     # --- What realtime says -----------------------------------------------------------------------
 
@@ -104,12 +114,19 @@ class RoomTracker:
         for room in before.keys() | after.keys():
             if before.get(room) is not after.get(room):
                 self._news[connection_id, room] = None
+        self._count_of_stays += len(after) - len(before)
         if after:
             self._stays[connection_id] = after
         else:
             self._stays.pop(connection_id, None)
+        if len(self._news) > self._count_of_stays + NEWS_MAX:
+            self._news = {key: None for key in self._news if self._stay_of(*key)}
+            self._lost()
         if self._news:
             self._wake.set()
+
+    def _stay_of(self, connection_id: str, room: str) -> Stay | None:
+        return self._stays.get(connection_id, {}).get(room)
 
     # --- What Redis hears -------------------------------------------------------------------------
 
@@ -137,20 +154,22 @@ class RoomTracker:
     async def _tell(self) -> bool:
         """One batch -> whether it was taken."""
         keys = list(self._news)[:BATCH_MOST]
-        stays = [self._stays.get(connection, {}).get(room) for connection, room in keys]
+        stays = [self._stay_of(*key) for key in keys]
         joins = [stay for stay in stays if stay]
         leaves = [key for key, stay in zip(keys, stays, strict=True) if stay is None]
         for key in keys:
             del self._news[key]
         taken = False
         try:
-            due = await in_redis(rooms.change, self._boot, joins, leaves, again=self._again)
-            taken = due is not None
+            changed = await in_redis(rooms.change, self._boot, joins, leaves, again=self._again)
+            taken = changed is not None
         finally:
             if not taken:
                 self._news = dict.fromkeys(keys) | self._news
-        if due:
+        if changed and changed.due:
             self._count_soon()
+        if changed and changed.unsure:
+            self._ask_about(changed.unsure)
         if taken and not self._news:
             self._again = False
         return taken
@@ -161,7 +180,7 @@ class RoomTracker:
         if not self._stays or self._news or now < self._compare_at:
             return
         self._compare_at = now + COMPARE_SECONDS
-        ours = sum(map(len, self._stays.values()))
+        ours = self._count_of_stays
         if await in_redis(rooms.held, self._boot) != ours and not self._news:
             self._tell_all_again()
 
@@ -171,6 +190,19 @@ class RoomTracker:
         self._again = True
         if self._news:
             self._wake.set()
+
+    def _ask_about(self, unsure: dict[str, str]) -> None:
+        self._unsure |= unsure
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+
+    async def _ask(self) -> None:
+        """Whether those who have come hide; should this fail, the sweep asks."""
+        while self._unsure:
+            unsure, self._unsure = self._unsure, {}
+            with suppress(Exception):
+                if await in_database(room_veils.ask, unsure):
+                    self._count_soon()
 
     def _count_soon(self) -> None:
         if self._count_timer is None:
@@ -186,3 +218,10 @@ class RoomTracker:
         with suppress(Exception):
             if await in_redis(rooms.tell_counts):
                 self._count_soon()
+
+
+async def _end(*tasks: asyncio.Task[None] | None) -> None:
+    there = [task for task in tasks if task]
+    for task in there:
+        task.cancel()
+    await asyncio.gather(*there, return_exceptions=True)

@@ -9,8 +9,8 @@ from accounts.errors import ApiError
 from accounts.requests import PAGES, caller, cursor, page_limit, seal_cursor
 from accounts.shapes import ERRORS
 from presence import room_shapes, rooms
-from presence.registry import RegistryDown
 from realtime.authorizers import require_now
+from realtime.redis_scripts import RedisDown
 
 
 class RoomMembers(APIView):
@@ -26,7 +26,7 @@ class RoomMembers(APIView):
         place, limit = cursor(request, tuple[str]), page_limit(request)
         try:
             count, members = rooms.page(room, place[0] if place else None, limit + 1)
-        except RegistryDown as error:
+        except RedisDown as error:
             raise ApiError(503, "unavailable", "Redis does not answer: try again.", retry_after=2) from error
         following = seal_cursor(members[limit - 1].user) if len(members) > limit else None
         return Response({"count": count, "members": members[:limit], "next": following})

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from django.conf import settings
 
-from presence import connections, metrics, registry, rooms
+from presence import connections, metrics, registry, room_veils, rooms
 from presence.models import Presence
 from presence.transitions import USERS_AT_ONCE, settle
 
@@ -18,13 +18,14 @@ LOOK_AT_ONCE = 500
 def sweep(seconds: float) -> None:
     """Takes dead processes' connections out, settles who is due, looks after who is ONLINE; for so long at most.
 
-    Raises RegistryDown, and whatever the database raises: what was not done then is done by the next one. Several at
+    Raises RedisDown, and whatever the database raises: what was not done then is done by the next one. Several at
     once do no harm.
     """
     until = time.monotonic() + seconds
     _take_lost(until)
     while rooms.sweep() and time.monotonic() < until:
         pass
+    room_veils.ask(rooms.unsure(USERS_AT_ONCE))
     _settle_due(until)
     _look_after_online(until)
 

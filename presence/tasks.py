@@ -4,8 +4,8 @@ import logging
 
 from celery import shared_task
 
-from presence.registry import RegistryDown
 from presence.sweeping import sweep as sweep_for
+from realtime.redis_scripts import RedisDown
 
 logger = logging.getLogger(__name__)
 
@@ -17,5 +17,5 @@ RUN_SECONDS = 5.0  # So that a worker that is to stop need not wait for long.
 def sweep() -> None:
     try:
         sweep_for(RUN_SECONDS)
-    except RegistryDown as error:
+    except RedisDown as error:
         logger.warning("Presence is not swept until Redis answers: %s", error)

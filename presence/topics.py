@@ -7,7 +7,7 @@ import msgspec
 from accounts.principals import Principal
 from presence import live, rights, states
 from realtime.database import in_database
-from realtime.hub import Page, Position
+from realtime.log import Page, Position
 from realtime.topics import Topic
 
 

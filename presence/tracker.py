@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 FLUSH_SECONDS, FLUSH_SECONDS_MAX = 0.025, 0.25  # For which news is gathered.
 FLUSH_SHARE = 4  # It is gathered so much longer than the last telling took: with much to do, less often.
 FLUSH_CONNECTIONS = 500  # At most, in one call.
+GONE_MAX = 10_000  # Closed connections that wait to be told of while Redis does not answer.
 AGAIN_SECONDS = 1.0  # After a failure.
 ACTIVE_SECONDS = 60.0  # That a client was heard of is told so often.
 STOP_SECONDS = 2.0
@@ -57,7 +58,8 @@ class Tracker:
     """REALTIME_OBSERVER: notes what it hears, and tells Redis within FLUSH_SECONDS_MAX, or once it answers again.
 
     Redis knows this process by a boot id. Is what it has of it not what it was told, then it has lost something, or
-    took us for dead: under a new boot id, all are registered again.
+    took us for dead: under a new boot id, all are registered again. So they are when more than GONE_MAX closed
+    connections wait: these are forgotten here, and swept there with the old boot id.
     """
 
     def __init__(self) -> None:
@@ -70,7 +72,7 @@ class Tracker:
         self._news: dict[str, _Entry] = {}
         self._lingering: dict[Poller, list[_Entry]] = {}
         self._lost = self._failing = False
-        self._rooms = RoomTracker(self._boot)
+        self._rooms = RoomTracker(self._boot, self._lose)
         self._wake = asyncio.Event()
         revocations.listen(self._heard)
         self._tasks = [asyncio.create_task(self._tell_all_along()), asyncio.create_task(self._renew_all_along())]
@@ -196,9 +198,17 @@ class Tracker:
             grace = 0.0 if reason is Reason.LOGOUT else settings.PRESENCE_GRACE
             entry.gone = Gone(about.id, about.user, reason, grace)
         self._tell(entry)
+        if len(self._news) > len(self._entries) + GONE_MAX:
+            self._news = {key: entry for key, entry in self._news.items() if entry.gone is None}
+            self._lose()
 
     def _tell(self, entry: _Entry) -> None:
         self._news[entry.about.id] = entry
+        self._wake.set()
+
+    def _lose(self) -> None:
+        """What Redis has of this process, and what we would tell it, do not make up what is there."""
+        self._lost = True
         self._wake.set()
 
     # --- What is told -----------------------------------------------------------------------------
@@ -236,7 +246,7 @@ class Tracker:
             if self._number != number:
                 for entry in batch:
                     self._news.setdefault(entry.about.id, entry)
-        if self._old_boots and not self._news:
+        if self._old_boots and not self._news and self._rooms.all_told:
             await asyncio.to_thread(registry.retire, self._old_boots[-1])
             self._old_boots.pop()
 
@@ -266,8 +276,7 @@ class Tracker:
 
     def _compare(self, answer: Answer, least: int, most: int) -> None:
         if answer.since != (self._since or answer.since) or not least <= answer.number <= most:
-            self._lost = True
-            self._wake.set()
+            self._lose()
         self._since = answer.since
 
     def _begin_anew(self) -> None:
@@ -277,7 +286,7 @@ class Tracker:
         self._rooms.begin_anew(self._boot)
         self._news = {**self._entries, **self._news}
         metrics.registered_again.inc()
-        logger.info("Redis lacks connections of this process: all %s are registered again.", len(self._entries))
+        logger.info("All %s connections of this process are registered again.", len(self._entries))
 
     def _note_failure(self, error: Exception) -> None:
         if not self._failing:

@@ -13,8 +13,9 @@ from uuid_utils.compat import uuid7
 from adapters import outbox
 from presence import live, metrics, registry
 from presence.models import Presence, Transition
-from presence.registry import Census, RegistryDown, Standing
+from presence.registry import Census, Standing
 from presence.states import HISTORY, INVISIBLE
+from realtime.redis_scripts import RedisDown
 
 USERS_AT_ONCE = 200
 
@@ -26,7 +27,7 @@ def settle(users: Collection[str]) -> None:
 
     A change, its number, its line in the history and what destinations are owed are one transaction; watchers are told
     after it. Whoever changes connections or the wish to be invisible settles afterwards: then every order of events,
-    in however many processes, ends right. Raises RegistryDown: nothing has changed then.
+    in however many processes, ends right. Raises RedisDown: nothing has changed then.
     """
     names = sorted(set(users))
     for first in range(0, len(names), USERS_AT_ONCE):
@@ -123,5 +124,5 @@ def _event(row: Presence, reason: str, now: datetime) -> outbox.Event:
 
 
 def _settled(done: Sequence[tuple[str, str]], later: Sequence[str]) -> None:
-    with suppress(RegistryDown):  # They are due still, and settling twice changes nothing.
+    with suppress(RedisDown):  # They are due still, and settling twice changes nothing.
         registry.settled([one for one in done if one[1]], later)

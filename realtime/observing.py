@@ -15,7 +15,10 @@ RESTART_CODE = 1012
 
 
 class Reason(StrEnum):
-    """Why a connection is gone. `restart`: its process goes, so it will soon be back."""
+    """Why a connection is gone.
+
+    `timeout`: it did not answer, or did not take what was sent. `restart`: its process goes, so it will soon be back.
+    """
 
     CLOSED = "closed"
     TIMEOUT = "timeout"
@@ -60,8 +63,11 @@ def observer() -> Observer:
     return made
 
 
-def why(connection: Connection, code: int | None = None) -> Reason:
-    """Why a connection is gone: for what the server said, or else by the code that the socket ended with."""
+def why(connection: Connection, code: int | None = None, *, lost: bool = False) -> Reason:
+    """Why a connection is gone: for what the server said, or else by the code that the socket ended with.
+
+    `lost`: the client has ceased to answer, where that is known otherwise.
+    """
     ours, text = connection.ended or (None, "")
     if ours is CloseCode.KICKED:
         return Reason.KICKED
@@ -69,4 +75,7 @@ def why(connection: Connection, code: int | None = None) -> Reason:
         return Reason.LOGOUT
     if ours is CloseCode.SERVICE_RESTART or (ours is None and code == RESTART_CODE):
         return Reason.RESTART
-    return Reason.TIMEOUT if ours is None and code in LOST_CODES else Reason.CLOSED
+    # A poll with more than it may keep is answered: its client takes that.
+    stuck = ours is CloseCode.SLOW_READER and not connection.linger
+    silent = ours is None and (lost or code in LOST_CODES)
+    return Reason.TIMEOUT if stuck or silent else Reason.CLOSED

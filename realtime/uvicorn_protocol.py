@@ -5,7 +5,8 @@
 The extension `websocket.frames` in the scope: `write(bytes)` puts finished frames on the transport without waiting,
 `backlog()` says how many bytes the client has not taken, `behind()` whether they are more than the transport's high
 water mark, `when_drained(function)` has the function called when they are few again, `close(code, reason)` ends the
-connection also when its reader is stuck.
+connection also when its reader is stuck. The extension `http.lost` of requests is a function: whether the client has
+ceased to answer, and has not just left.
 """
 
 import asyncio
@@ -151,6 +152,7 @@ class PromptHttpProtocol(HttpToolsProtocol):
 
     _head_timer: asyncio.TimerHandle | None = None
     _head_size = 0
+    _lost = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -171,6 +173,7 @@ class PromptHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["extensions"] = {"http.lost": lambda: self._lost}  # type: ignore[dict-item]
         if self._head_timer is None:
             self._await_head()
 
@@ -188,6 +191,7 @@ class PromptHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._lost = isinstance(exc, TimeoutError)  # STUCK_SECONDS are over.
         super().connection_lost(exc)
 
     def _stop_timer(self) -> None:

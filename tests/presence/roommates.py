@@ -75,7 +75,7 @@ class Process:
     def __init__(self, loses: float, chance: random.Random) -> None:
         self.boot = secrets.token_hex(8)
         registry.renew(self.boot)
-        self.tracker = RoomTracker(self.boot)
+        self.tracker = RoomTracker(self.boot, self._begin_anew)
         self.hub = Hub(
             RoomLog(),
             FakeMembership(),
@@ -87,6 +87,12 @@ class Process:
         self.loop = asyncio.get_running_loop()
         self._loses, self._chance = loses, chance
         self.lost = 0
+
+    def _begin_anew(self) -> None:
+        """What presence.tracker does."""
+        self.boot = secrets.token_hex(8)
+        registry.renew(self.boot)
+        self.tracker.begin_anew(self.boot)
 
     def bring(self, events: list[Event]) -> None:
         for event in events:

@@ -1,6 +1,7 @@
 """Presence of real clients on real processes that are killed, restarted and cut off, with a Redis that is lost."""
 
 import asyncio
+import json
 import os
 import random
 import tempfile
@@ -14,8 +15,11 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from presence.shapes import USERS_MAX
 from realtime.protocol import CloseCode
 from tests.faults.proxy import Proxy
+from tests.realtime.inside import APPLICATION
+from tests.realtime.raw import Raw, request
 from tests.realtime.sockets import Socket, dial
 from tests.servers import Stack, Web, free_port
 
@@ -58,10 +62,13 @@ async def there(stack: Stack, web: Web, users: Sequence[str]) -> AsyncIterator[l
 
 async def presences(stack: Stack, users: Sequence[str]) -> dict[str, dict[str, Any]]:
     def ask() -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
         with stack.client(stack.web[0]) as client:
-            reply = client.post("/api/presence/query", json={"users": list(users)})
-            assert reply.status_code == 200, reply.text
-            return {one["user"]: one for one in reply.json()["presences"]}
+            for some in (users[first : first + USERS_MAX] for first in range(0, len(users), USERS_MAX)):
+                reply = client.post("/api/presence/query", json={"users": some})
+                assert reply.status_code == 200, reply.text
+                found |= {one["user"]: one for one in reply.json()["presences"]}
+        return found
 
     return await asyncio.to_thread(ask)
 
@@ -144,7 +151,7 @@ async def test_connections_are_listed_and_closed_on_whichever_process(stack: Sta
 
 async def test_a_killed_process_takes_only_those_offline_who_are_nowhere_else(stack: Stack, web: Web) -> None:
     doomed = await asyncio.to_thread(stack.start_web)
-    alone, safe, both = names("doomed"), names("safe"), names("both", 20)
+    alone, safe, both = names("doomed", 1000), names("safe", 1000), names("both", 20)
     async with there(stack, web, safe + both):
         async with AsyncExitStack() as dying:
             await dying.enter_async_context(there(stack, doomed, alone + both))
@@ -228,6 +235,24 @@ async def test_a_socket_that_is_half_open_is_found_by_its_pings(stack: Stack) ->
     finally:
         await proxy.stop()
     assert history(stack, "mobile")[-1] == ("OFFLINE", "timeout")
+    await asyncio.to_thread(web.stop)
+
+
+@pytest.mark.parametrize(
+    ("limit", "messages"), [("realtime.uvicorn_protocol.STUCK_SECONDS", 20), ("realtime.connections.SEND_TIMEOUT", 120)]
+)
+async def test_a_stream_that_is_not_read_has_not_just_left(stack: Stack, limit: str, messages: int) -> None:
+    """By the limit of the kernel, which has taken all, or by our own, when there is more."""
+    limits = {"realtime.uvicorn_protocol.STUCK_SECONDS": 60.0, "realtime.connections.SEND_TIMEOUT": 60.0, limit: 1.0}
+    web = await asyncio.to_thread(stack.start_web, APPLICATION, CONSTANTS=json.dumps(limits))
+    user = f"stuck-{limit.split('.')[1]}"
+    with Raw(web.port, small=True) as raw:
+        raw.send(request("/api/stream", f"Authorization: Bearer {stack.token(user)}"))
+        await reach(stack, [user], "ONLINE", 1)
+        for _ in range(messages):
+            await asyncio.to_thread(stack.send, {"user": user}, "x" * 50_000, store=False)
+        await reach(stack, [user], "OFFLINE", 2, seconds=10 + GRACE + SLACK)
+    assert history(stack, user)[-1] == ("OFFLINE", "timeout")
     await asyncio.to_thread(web.stop)
 
 

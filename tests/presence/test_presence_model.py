@@ -17,9 +17,9 @@ from adapters import outbox
 from adapters.models import Delivery, Destination
 from presence import registry, sweeping, tracker
 from presence.models import Presence, Transition
-from presence.registry import RegistryDown
 from presence.transitions import settle
 from realtime.observing import Reason
+from realtime.redis_scripts import RedisDown
 from tests.presence.processes import Process
 from tests.presence.redis import TestRedis
 
@@ -40,7 +40,7 @@ class Down:
 
     def __call__(self, *args: Any) -> Any:
         if self.away:
-            raise RegistryDown
+            raise RedisDown
         return self._run(*args)
 
 
@@ -93,7 +93,7 @@ class World(RuleBasedStateMachine):
     def come_and_die_before_it_is_settled(self, which: int, user: str, twice: bool) -> None:
         process = self._awake(which)
         process.come(user)
-        with suppress(RegistryDown):
+        with suppress(RedisDown):
             tracker._register(process.tracker._boot, process.tracker._number + 1, list(process.tracker._news.values()))
         self._replace(process)
         if twice:
@@ -129,12 +129,12 @@ class World(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        with suppress(RegistryDown):
+        with suppress(RedisDown):
             sweeping.sweep(5)
 
     @rule(user=users)
     def settle_somebody(self, user: str) -> None:
-        with suppress(RegistryDown):
+        with suppress(RedisDown):
             settle([user])
 
     @rule(user=users)
@@ -245,7 +245,7 @@ class World(RuleBasedStateMachine):
         self.processes[self.processes.index(process)] = Process()
 
     def _tell(self, process: Process) -> None:
-        with suppress(RegistryDown):
+        with suppress(RedisDown):
             process.flush()
 
     def _tick(self, seconds: float) -> None:
@@ -257,7 +257,7 @@ class World(RuleBasedStateMachine):
             if process in self.asleep:
                 self.asleep[process] += seconds
             else:
-                with suppress(RegistryDown):
+                with suppress(RedisDown):
                     process.renew()
                 self._tell(process)
 
@@ -271,6 +271,7 @@ def world(redis: TestRedis, monkeypatch: pytest.MonkeyPatch, settings: LazySetti
     class Here(World):
         pass
 
+    monkeypatch.setattr(tracker, "GONE_MAX", 3)
     Here.redis, Here.down, Here.clock = redis, Down(monkeypatch), Clock(monkeypatch)
     return Here
 

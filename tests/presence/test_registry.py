@@ -13,7 +13,8 @@ from adapters.models import Delivery, Destination
 from presence import connections, registry, sweeping
 from presence.connections import Wanted
 from presence.models import Presence
-from presence.registry import LiveConnection, RegistryDown
+from presence.registry import LiveConnection
+from realtime.redis_scripts import RedisDown
 from tests.presence.redis import TestRedis
 from tests.presence.test_transitions import about, come, go, history
 
@@ -91,6 +92,18 @@ def test_each_connection_is_taken_once_by_however_many_sweepers(redis: TestRedis
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(lambda _: registry.take(found, 10), range(4))) == 300
     assert registry.lost("me", 1000) is None
+
+
+def test_however_late_a_dead_process_is_found_the_grace_of_its_users_begins_with_the_end_of_its_lease(
+    redis: TestRedis,
+) -> None:
+    redis.make_whole()
+    come(about(1), boot="dead")
+    redis.wait(18)
+    found = registry.lost("me", 10)
+    assert found
+    assert registry.take(found, 10) == 1
+    assert redis.due("ada") == pytest.approx(15 + 10 - 18, abs=1)
 
 
 def test_what_has_moved_to_another_boot_is_not_lost_with_the_old_one(redis: TestRedis) -> None:
@@ -222,7 +235,7 @@ def test_a_list_is_filtered_and_each_request_looks_at_a_bounded_number(
 def test_a_redis_that_does_not_answer_is_one_error(redis: TestRedis, settings: LazySettings) -> None:
     settings.REDIS_URL = "unix:///nowhere.sock"
     for call in (lambda: registry.counts(["ada"]), lambda: registry.renew("b"), lambda: registry.connections("", 1)):
-        with pytest.raises(RegistryDown):
+        with pytest.raises(RedisDown):
             call()
 
 

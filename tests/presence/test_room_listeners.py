@@ -7,22 +7,33 @@ import time
 
 import pytest
 
-from presence import registry, room_scripts, rooms
+from presence import availability, registry, room_scripts, rooms
+from presence.shapes import StatusChange
+from realtime.database import in_database
 from realtime.observing import Reason
 from realtime.protocol import Since
+from realtime.redis_scripts import RedisDown
 from tests.presence.redis import TestRedis
 from tests.presence.roommates import KEY, Process, alone, fresh, known_of, no_bus, until
 from tests.realtime.fakes import Recorder
 
 __all__ = ["no_bus"]
 
+pytestmark = pytest.mark.django_db(transaction=True)
 
-@pytest.mark.any_database
+
+async def say(user: str, availability_: str) -> None:
+    await in_database(availability.change, user, StatusChange(availability=availability_))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_snapshot_and_events_equal_a_fresh_snapshot_though_the_bus_loses_some(
     seed: int, redis: TestRedis, no_bus: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two processes, random joins and leaves around the size at which names become counts; a third of all is lost."""
+    """Two processes, random joins and leaves around the size at which names become counts; a third of all is lost.
+
+    Some users hide, and some of these show themselves again.
+    """
     monkeypatch.setattr(room_scripts, "MEMBERS_MAX", 6)
     for name in ("CHANGE", "SWEEP"):
         text = getattr(room_scripts, name)
@@ -36,8 +47,13 @@ async def test_snapshot_and_events_equal_a_fresh_snapshot_though_the_bus_loses_s
     topics = ["presence.a", "presence.b"]
     listeners = [(one, await one.connect(None, *topics)) for one in processes]
     inside: list[tuple[Process, Recorder]] = []
-    for step in range(120):
-        if inside and chance.random() < len(inside) / 20:
+    hidden: set[str] = set()
+    for step in range(140):
+        if chance.random() < 1 / 7:
+            user = f"u{chance.randrange(10)}"
+            hidden ^= {user}
+            await say(user, "invisible" if user in hidden else "available")
+        elif inside and chance.random() < len(inside) / 20:
             process, connection = inside.pop(chance.randrange(len(inside)))
             process.leave(connection, chance.choice(topics))
             process.close(connection)
@@ -51,7 +67,8 @@ async def test_snapshot_and_events_equal_a_fresh_snapshot_though_the_bus_loses_s
 
     async def all_is_told() -> None:
         await until(lambda: not any(one.tracker._news for one in processes))
-        await until(lambda: redis.client.scard(f"{KEY}rooms-due") == 0)
+        await until(lambda: redis.client.hlen(f"{KEY}rooms-unsure") == 0)
+        await until(lambda: rooms.tell_counts() == 0)  # As the sweep does each second.
         await asyncio.sleep(0.3)  # A batch may be on its way.
 
     await all_is_told()
@@ -64,7 +81,7 @@ async def test_snapshot_and_events_equal_a_fresh_snapshot_though_the_bus_loses_s
             lambda: known_of(listener, topic).known == fresh(room),  # noqa: B023
             lambda: (known_of(listener, topic).known, fresh(room)),  # noqa: B023
         )
-        users = {c.user for _, c in inside if topic in c.topics}
+        users = {c.user for _, c in inside if topic in c.topics} - hidden
         assert {one.user for one in rooms.page(room, None, 100)[1]} == users
         told = [event for event in listener.events if event["event"] == "room"]
         assert any("snapshot" in event for event in told)
@@ -73,7 +90,6 @@ async def test_snapshot_and_events_equal_a_fresh_snapshot_though_the_bus_loses_s
         await one.tracker.stop()
 
 
-@pytest.mark.any_database
 async def test_who_comes_back_to_where_the_room_stands_is_told_nothing_anew(
     redis: TestRedis, no_bus: list[Process]
 ) -> None:
@@ -91,7 +107,6 @@ async def test_who_comes_back_to_where_the_room_stands_is_told_nothing_anew(
     await process.tracker.stop()
 
 
-@pytest.mark.any_database
 async def test_after_redis_was_emptied_members_are_back_and_listeners_get_a_snapshot(
     redis: TestRedis, no_bus: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +127,6 @@ async def test_after_redis_was_emptied_members_are_back_and_listeners_get_a_snap
     await process.tracker.stop()
 
 
-@pytest.mark.any_database
 async def test_nobody_leaves_when_a_process_registers_under_another_id_or_a_restart_sends_them_elsewhere(
     redis: TestRedis, no_bus: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +160,6 @@ class Poll(Recorder):
     linger = 0.3
 
 
-@pytest.mark.any_database
 async def test_a_poll_that_comes_back_while_it_lingers_never_left(redis: TestRedis, no_bus: list[Process]) -> None:
     process = await alone(no_bus)
     listener = await process.connect(None, "presence.a")
@@ -169,13 +182,12 @@ async def test_a_poll_that_comes_back_while_it_lingers_never_left(redis: TestRed
     await process.tracker.stop()
 
 
-@pytest.mark.any_database
 async def test_while_redis_is_away_who_comes_gets_nothing_yet_and_everything_once_it_is_back(
     redis: TestRedis, no_bus: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("presence.room_tracker.RETRY_SECONDS", 0.05)
     monkeypatch.setattr("presence.room_calls.PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr("realtime.hub.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("realtime.local_topic.RETRY_SECONDS", 0.05)
     process = await alone(no_bus)
     alice = await process.connect("alice", "presence.a")
     carol = await process.connect("carol", "presence.a")
@@ -183,7 +195,7 @@ async def test_while_redis_is_away_who_comes_gets_nothing_yet_and_everything_onc
     script = registry.script
 
     def down(*_: object) -> None:
-        raise registry.RegistryDown("away")
+        raise RedisDown("away")
 
     monkeypatch.setattr(registry, "script", down)
     bob = await process.connect("bob", "presence.a")
@@ -204,7 +216,48 @@ async def test_while_redis_is_away_who_comes_gets_nothing_yet_and_everything_onc
     await process.tracker.stop()
 
 
-@pytest.mark.any_database
+async def test_more_leaves_than_can_wait_are_forgotten_and_swept_and_nobody_leaves_who_stays(
+    redis: TestRedis, no_bus: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("presence.room_tracker.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("presence.room_tracker.NEWS_MAX", 20)
+    monkeypatch.setattr("presence.room_calls.PAUSE_SECONDS", 0.05)
+    process = await alone(no_bus)
+    listener = await process.connect(None, "presence.a")
+    stays = [await process.connect(f"stays{n}", "presence.a", info=n) for n in range(3)]
+    goes = [await process.connect(f"goes{n}", "presence.a") for n in range(50)]
+    await until(lambda: known_of(listener, "presence.a").count == 53)
+    old = process.boot
+
+    def down(*_: object) -> None:
+        raise RedisDown("away")
+
+    with monkeypatch.context() as away:
+        away.setattr(registry, "script", down)
+        away.setattr(registry, "renew", lambda _boot: None)
+        for one in goes:
+            process.close(one)
+        for n in range(200):
+            passes = Recorder(f"passes{n}")
+            passes.topics = {"presence.a"}
+            process.tracker.changed(passes)
+            process.close(passes)
+            assert len(process.tracker._news) <= len(stays) + 21
+    assert process.boot != old
+    registry.renew(process.boot)
+    await until(lambda: rooms.held(process.boot) == 3)
+    registry.retire(old)
+    redis.make_whole()
+    while rooms.sweep():
+        pass
+    users = {"stays0": 0, "stays1": 1, "stays2": 2}
+    await until(lambda: known_of(listener, "presence.a").members == users)
+    assert known_of(listener, "presence.a").known == fresh("a")
+    left = {user for event in listener.events for user in event.get("left", ())}
+    assert not left & users.keys()
+    await process.tracker.stop()
+
+
 async def test_who_is_in_no_room_costs_redis_nothing_and_who_stays_in_one_next_to_nothing(
     redis: TestRedis, no_bus: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:

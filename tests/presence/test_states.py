@@ -75,6 +75,16 @@ def test_a_thousand_are_told_in_the_order_asked_with_one_query_and_one_call_to_r
     assert [one.connections for one in found[:2]] == [0, 3]
 
 
+def test_names_and_times_come_as_they_are_stored() -> None:
+    names = [somebody("Zoë"), somebody("o'hara\"\\%s")]
+    second = timezone.now().replace(microsecond=0)
+    later = second + timedelta(microseconds=1)
+    Presence.objects.create(user=names[0], version=1, since=second)
+    Presence.objects.create(user=names[1], version=1, since=later, last_seen=second)
+    found = [(one.user, one.since, one.last_seen) for one in states.look(names, None)]
+    assert found == [(names[0], second, None), (names[1], later, second)]
+
+
 def test_one_who_is_asked_about_twice_is_told_twice_and_1001_are_too_many(backend: Client) -> None:
     name = somebody()
     assert [one["user"] for one in ask(backend, name, name)] == [name, name]

@@ -8,13 +8,17 @@ import pytest
 from django.conf import LazySettings
 from django.test import Client
 
+from accounts import users
 from accounts.errors import ApiError
 from accounts.principals import Kind, Principal
-from presence import availability, live
+from presence import availability, live, registry
 from presence.models import Presence, Transition
+from presence.registry import Gone
 from presence.shapes import Seen
+from presence.transitions import settle
 from realtime.frames import Event
 from realtime.protocol import Status, parse
+from tests.presence.redis import TestRedis
 from tests.presence.watchers import Process, somebody
 from tests.security.town import bearer, service, user_token
 
@@ -124,6 +128,71 @@ def test_hiding_while_offline_tells_nobody(client: Client, alice: str, told: lis
     put(client, alice, availability="available", text="")
     assert told == []
     assert not Transition.objects.filter(user=alice).exists()
+
+
+def leave(process: Process, user: str) -> None:
+    """All connections of a user are closed, without a grace."""
+    registry.change(process.boot, 9, [], [Gone(one.id, user, "closed", 0) for one in registry.connections_of(user)])
+    settle([user])
+
+
+def test_who_hides_looks_like_who_has_gone_and_said_nothing_since(redis: TestRedis, told: list[Seen]) -> None:
+    """One goes and one hides, both busy; then the one who hides lives on."""
+    redis.make_whole()
+    goes, hides, watcher = somebody("goes"), somebody("hides"), somebody("watcher")
+    clients = {user: bearer(user_token(user, "acme")) for user in (goes, hides, watcher)}
+    process = Process()
+
+    def looks(user: str) -> dict[str, Any]:
+        (row,) = clients[watcher].post("/api/presence/query", {"users": [user]}, "application/json").json()["presences"]
+        return {name: value for name, value in row.items() if name not in ("user", "since", "last_seen")}
+
+    for user in (goes, hides):
+        assert clients[user].get(f"/api/presence/{user}").status_code == 200  # Their account is known.
+        process.connect(user)
+        put(clients[user], user, availability="busy", text="In a meeting")
+    assert looks(goes) == looks(hides)
+    leave(process, goes)
+    put(clients[hides], hides, availability="invisible", text="Nobody sees this")
+    before = looks(hides)
+    assert before == looks(goes)
+    assert (before["status"], before["availability"], before["text"]) == ("OFFLINE", "busy", "In a meeting")
+    row = Presence.objects.get(pk=hides)
+    assert row.since == row.last_seen
+    told.clear()
+    process.connect(hides)
+    put(clients[hides], hides, text="Nor this")
+    put(clients[hides], hides, availability="invisible")
+    leave(process, hides)
+    assert (looks(hides), told) == (before, [])
+    after = Presence.objects.get(pk=hides)
+    assert (after.since, after.last_seen, after.version, after.seq) == (row.since, row.last_seen, row.version, row.seq)
+    for user in (goes, hides):  # Both say something new while they are away.
+        put(clients[user], user, availability="away", text="Back at two")
+    assert looks(hides) == looks(goes)
+    assert [(one.version, one.availability, one.text) for one in told] == [
+        (after.version + 1, "away", "Back at two")
+    ] * 2
+
+
+def test_who_is_away_and_hides_still_shows_what_they_said(client: Client, alice: str, told: list[Seen]) -> None:
+    put(client, alice, availability="away", text="On holiday")
+    told.clear()
+    put(client, alice, availability="invisible")
+    put(client, alice, text="")
+    put(client, alice, availability="away", text="On holiday")
+    assert told == []
+    assert Presence.objects.get(pk=alice).version == 1
+
+
+def test_somebody_who_has_just_come_has_no_connections_yet_for_others(alice: str) -> None:
+    other = bearer(user_token(somebody("carol"), "acme"))
+    users.see(alice, "acme", 1.0)
+    process = Process()
+    process.connect(alice)
+    Presence.objects.filter(pk=alice).update(status="OFFLINE")  # As before it is settled.
+    assert other.get(f"/api/presence/{alice}").json()["connections"] == 0
+    assert bearer(user_token(alice, "acme")).get(f"/api/presence/{alice}").json()["connections"] == 1
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from accounts import revocations
 from adapters.models import Delivery, Destination
 from presence import registry, scripts, sweeping, tracker
 from presence.models import Presence
-from presence.registry import RegistryDown
 from realtime.observing import Reason
+from realtime.redis_scripts import RedisDown
 from tests.presence.processes import Process
 from tests.presence.redis import TestRedis
 from tests.presence.test_transitions import history
@@ -212,11 +212,51 @@ def test_what_comes_while_redis_is_away_is_told_when_it_is_back(
     process.come("eve")
     process.go(process.come("ida"))
     for step in (process.flush, process.renew):
-        with pytest.raises(RegistryDown):
+        with pytest.raises(RedisDown):
             step()
     settings.REDIS_URL = url
     process.flush()
     assert registry.counts(["ada", "bob", "eve", "ida"]) == {"ada": 1, "bob": 0, "eve": 1, "ida": 0}
+
+
+def test_more_closed_connections_than_can_wait_are_forgotten_and_swept(
+    process: Process, redis: TestRedis, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who stays is ONLINE all the time, and who went, told or forgotten, OFFLINE after lease and grace at most."""
+    monkeypatch.setattr(tracker, "GONE_MAX", 100)
+    stays = [f"stays{number}" for number in range(5)]
+    goes = [f"goes{number}" for number in range(150)]
+    for user in stays:
+        process.come(user)
+    leaving = [process.come(user) for user in goes]
+    process.flush()
+    url, settings.REDIS_URL = settings.REDIS_URL, "unix:///nowhere.sock"
+    for connection in leaving:
+        process.go(connection)
+    for number in range(1000):
+        process.go(process.come(f"passes{number}"))
+        assert len(process.tracker._news) <= len(process.tracker._entries) + 100
+    late = process.come("late")
+    with pytest.raises(RedisDown):
+        process.flush()
+    assert len(process.tracker._news) <= len(process.tracker._entries) + 100
+    settings.REDIS_URL = url
+    process.flush()
+    assert {user for user, count in registry.counts([*stays, "late"]).items() if count} == {*stays, "late"}
+    for _ in range(6):
+        redis.wait(5)
+        process.renew()
+        process.flush()
+        sweeping.sweep(5)
+    counts = registry.counts([*stays, *goes, "late"])
+    assert {user for user, count in counts.items() if count} == {*stays, "late"}
+    assert set(Presence.objects.filter(status="ONLINE").values_list("pk", flat=True)) == {*stays, "late"}
+    assert {row.seq for row in Presence.objects.filter(status="ONLINE")} == {1}, "nobody went OFFLINE who was there"
+    assert {row.seq for row in Presence.objects.filter(pk__in=goes)} == {2}
+    assert redis.client.zcard("fanfare:presence:nodes") == 1
+    process.go(late)
+    process.flush()
+    assert registry.counts(["late"]) == {"late": 0}
 
 
 def test_an_emptied_redis_is_told_again_at_the_next_renewal(process: Process, redis: TestRedis) -> None:
@@ -312,10 +352,10 @@ def test_a_failed_call_is_made_again_without_a_second_event(process: Process, mo
     with monkeypatch.context() as broken:
 
         def fail(*_args: object) -> None:
-            raise RegistryDown
+            raise RedisDown
 
         broken.setattr(registry, "change", fail)
-        with pytest.raises(RegistryDown):
+        with pytest.raises(RedisDown):
             process.flush()
     process.flush()
     assert [row.event for row in Delivery.objects.order_by("id")] == ["connection.opened", "connection.closed"]

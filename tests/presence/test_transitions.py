@@ -15,8 +15,9 @@ from adapters import outbox
 from adapters.models import Delivery, Destination
 from presence import live, registry, transitions
 from presence.models import Presence, Transition
-from presence.registry import Gone, LiveConnection, RegistryDown
+from presence.registry import Gone, LiveConnection
 from presence.transitions import settle
+from realtime.redis_scripts import RedisDown
 from tests.presence.redis import TestRedis
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -147,7 +148,7 @@ def test_what_became_due_anew_meanwhile_stays_due(redis: TestRedis, monkeypatch:
 def test_without_an_answer_of_redis_nothing_changes(redis: TestRedis, settings: LazySettings) -> None:
     come(about(1))
     settings.REDIS_URL = "unix:///nowhere.sock"
-    with pytest.raises(RegistryDown):
+    with pytest.raises(RedisDown):
         settle(["ada"])
     assert not Presence.objects.exists()
 

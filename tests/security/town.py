@@ -19,14 +19,18 @@ from adapters import destinations, fetching
 from adapters.base import Parcel
 from adapters.models import Delivery, Destination, QueuedEvent
 from adapters.shapes import NewDestination
+from leaderboards import boards
+from leaderboards.models import Board, Entry, Submission, Window
+from leaderboards.submitting import Score, submit
 from notifications.log import Draft, accept
 from notifications.models import Marker, Message, Receipt, Task, Topic
-from presence import registry, rooms
+from presence import registry, room_veils, rooms
 from presence.models import Presence, Transition
 
 CLAIM = "claim-of-bobs-task"
 CANARY = "canary-7f3a"  # Stands in everything that is bob's or his account's.
 TTL = 600
+GLOBEX_BOARD = f"globex-{CANARY}"
 BOBS_TOPICS = ("user.bob", "account.globex", "topic.globex-room")
 
 
@@ -100,8 +104,10 @@ class Globex:
         bearer(service(["users:write"])).put("/api/users/bob/preferences", {CANARY: "inbox"}, "application/json")
         audit.record(None, CANARY, "user:bob", after={CANARY: CANARY})
         self._make_destinations()
-        self._connect()
         Presence.objects.create(user="bob", text=CANARY, version=1)
+        self._connect()
+        board, _new = boards.put(GLOBEX_BOARD, {"read": "service"}, None)
+        submit(board, [Score("bob", 7, metadata=f'"{CANARY}"')], "system:test")
         Transition.objects.create(user="bob", seq=1, status="ONLINE", reason="opened", at=timezone.now())
 
     def _make_destinations(self) -> None:
@@ -126,7 +132,9 @@ class Globex:
             self.connection, "bob", "globex", None, "websocket", "192.0.2.66", CANARY, now, now, own
         )
         registry.change(boot, 1, [socket], [])
-        rooms.change(boot, [rooms.Stay(self.connection, "globex-room", "bob", 0, 0, f'"{CANARY}"'.encode())], [])
+        stay = rooms.Stay(self.connection, "globex-room", "bob", 0, 0, f'"{CANARY}"'.encode())
+        if changed := rooms.change(boot, [stay], []):
+            room_veils.ask(changed.unsure)
 
     def put_in(self, text: str) -> str:
         """A body with what is bob's in its places."""
@@ -154,6 +162,7 @@ class Globex:
             list(Destination.objects.order_by("pk").values()),
             list(Delivery.objects.order_by("pk").values()),
             list(QueuedEvent.objects.order_by("pk").values()),
+            [list(rows.objects.order_by("pk").values()) for rows in (Board, Window, Entry, Submission)],
             list(Presence.objects.filter(pk="bob").values()),
             list(Transition.objects.filter(user="bob").order_by("pk").values()),
         )
