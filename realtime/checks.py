@@ -28,14 +28,21 @@ def check_settings_tables(**_options: Any) -> list[CheckMessage]:
         if not right:
             found.append(Error(f"REALTIME_TOPICS[{kind!r}]: {path} is not a topic class.", id="realtime.E001"))
     tables = {"MESSAGE_SINKS": settings.MESSAGE_SINKS, "REALTIME_ACTIONS": settings.REALTIME_ACTIONS.values()}
-    single = ("REALTIME_LOG", "REALTIME_GREETING", "REALTIME_MUTES", "REALTIME_OBSERVER", "REALTIME_WATCHING")
-    for name, paths in [*tables.items(), *((name, [getattr(settings, name)]) for name in single)]:
-        for path in filter(None, paths):
-            try:
-                import_string(path)
-            except ImportError as error:
-                found.append(Error(f"{name}: {error}", id="realtime.E002"))
+    single = ("LOG", "GREETING", "MUTES", "OBSERVER", "WATCHING", "TICKER")
+    tables |= {f"REALTIME_{name}": [getattr(settings, f"REALTIME_{name}")] for name in single}
+    for name, paths in tables.items():
+        mistakes = filter(None, map(mistake_in_path, filter(None, paths)))
+        found += [Error(f"{name}: {mistake}", id="realtime.E002") for mistake in mistakes]
     return found
+
+
+def mistake_in_path(path: str) -> str | None:
+    """Why nothing can be imported by this dotted path."""
+    try:
+        import_string(path)
+    except ImportError as error:
+        return str(error)
+    return None
 
 
 @register()

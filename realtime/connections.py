@@ -202,7 +202,9 @@ class QueuedConnection(Connection):
                 if self._last:
                     await self._put(self._goodbye(*self._last))
                     return
-        except (TimeoutError, OSError, RuntimeError):  # Stuck, gone, or closed by the server meanwhile.
+        except (OSError, RuntimeError) as error:  # Stuck, gone, or closed by the server meanwhile.
+            if isinstance(error, TimeoutError) and self.ended is None:
+                self.ended = CloseCode.SLOW_READER, "it takes nothing any more"
             self.closed = True
             self._outbox.clear()
             self._abort()

@@ -26,7 +26,7 @@ from realtime.mutes import Mute
 from realtime.observing import why
 from realtime.protocol import CloseCode, ProtocolError
 from realtime.raw import RawDirectConnection, RawSocketConnection
-from realtime.topics import encoded_info
+from realtime.topics import encoded_info, own_name
 
 logger = logging.getLogger(__name__)
 
@@ -228,6 +228,7 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
             raise ApiError(403, "wrong_user", "This token was made for somebody else.")
         await admission.admit(holder, action.topic, already=already)
         connection.infos[action.topic] = encoded_info(action.topic, action.info)
+        me = own_name(action.topic, principal) if action.me else None
         (found,) = await self._runtime.hub.subscribe(connection, {action.topic: action.since})
         self._drop_grant(action.topic)
         if action.token is not None:
@@ -237,11 +238,16 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
             protocol.subscribed(found.topic, found.epoch, found.offset, found.recovered, action.ref, found.snapshot),
         )
         self._runtime.hub.go_live(connection, [found])
+        if me is None:
+            self._runtime.ticker.unfollow(connection, action.topic)
+        else:
+            self._runtime.ticker.follow(connection, action.topic, me)
 
     async def _watch_users(
         self, action: protocol.Subscribe, users: list[str], connection: Connection, principal: Principal
     ) -> None:
-        if action.topic != "watch" or action.since or action.token is not None or action.info is not None:
+        others = action.since, action.token, action.info
+        if action.topic != "watch" or any(other is not None for other in others) or action.me:
             raise ApiError(400, "malformed", "users: they go with the topic `watch`, and with nothing else.")
         states, refused = await self._runtime.watching.watch(connection, principal, list(dict.fromkeys(users)))
         connection.send(protocol.watching(states, refused, action.ref))

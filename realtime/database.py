@@ -28,16 +28,21 @@ async def in_database(function: Callable[P, T], *args: P.args, **kwargs: P.kwarg
     global _waiting
     if _waiting >= MAX_WAITING:
         raise ApiError(503, "busy", "The database has too much to do: try again.", retry_after=1)
-    context = contextvars.copy_context()
     _waiting += 1
     try:
         async with asyncio.timeout(settings.DATABASE_TIMEOUT + 10):
-            work: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(
-                _threads(), context.run, _run, lambda: function(*args, **kwargs)
-            )
-            return await work
+            return await in_threads(_threads(), function, *args, **kwargs)
     finally:
         _waiting -= 1
+
+
+async def in_threads(threads: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Runs a function that may use the ORM on threads that a caller has for itself."""
+    context = contextvars.copy_context()
+    work: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(
+        threads, context.run, _run, lambda: function(*args, **kwargs)
+    )
+    return await work
 
 
 @cache

@@ -64,6 +64,7 @@ class Subscribe(Action):
     since: Since | None = None
     token: str | None = None
     info: Any = None
+    me: bool = False
 
 
 class Unsubscribe(Action):
@@ -246,6 +247,13 @@ def room(topic: str, version: int, **told: Any) -> bytes:
     if "snapshot" in told:
         told["snapshot"] = msgspec.Raw(told["snapshot"])
     return _event("room", topic=topic, version=version, **told)
+
+
+def board(topic: str, **told: Any) -> bytes:
+    """How a leaderboard's top has changed: `set` and `removed`, or `snapshot` as JSON; or how `me` stands there."""
+    if "snapshot" in told:
+        told["snapshot"] = msgspec.Raw(told["snapshot"])
+    return _event("board", topic=topic, **told)
 
 
 def subscribed(

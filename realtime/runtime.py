@@ -11,6 +11,7 @@ from realtime.control import Control
 from realtime.hub import Hub
 from realtime.observing import Observer, observer
 from realtime.receiver import Receiver
+from realtime.ticking import Ticker, ticker
 from realtime.topics import Logs, is_shared, is_state
 from realtime.watching import Watching, watching
 
@@ -24,10 +25,12 @@ class Runtime:
     publisher: bus.Publisher
     observer: Observer
     watching: Watching
+    ticker: Ticker
 
     async def stop(self) -> None:
         await self.observer.stop()
         await self.watching.stop()
+        await self.ticker.stop()
         bus.detach(self.publisher)
         await self.control.stop()
         await self.receiver.stop()
@@ -50,10 +53,13 @@ def current() -> Runtime:
             is_state=is_state,
         )
         publisher = bus.attach(loop)
-        _runtimes[loop] = Runtime(Gate(), Control(), hub, receiver, publisher, observer(), watching(receiver, hub))
+        _runtimes[loop] = Runtime(
+            Gate(), Control(), hub, receiver, publisher, observer(), watching(receiver, hub), ticker(hub)
+        )
         receiver.start(hub)
         _runtimes[loop].control.start()
         _runtimes[loop].watching.start()
+        _runtimes[loop].ticker.start()
     return _runtimes[loop]
 
 

@@ -70,7 +70,7 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
             finally:
                 gate.connections.discard(connection)
                 hub.leave(connection)
-                here.observer.closed(connection, why(connection))
+                here.observer.closed(connection, why(connection, lost=_has_ceased_to_answer(scope)))
                 await connection.stop()
     except asyncio.CancelledError:
         if not started or task is None or not connection.closed:
@@ -151,6 +151,12 @@ def _wait(text: str | None) -> float:
 def _client(scope: Scope) -> tuple[str | None, str]:
     """Its address, and what it says it is."""
     return admission.address_of(scope), admission.headers_of(scope).get("user-agent", "")
+
+
+def _has_ceased_to_answer(scope: Scope) -> bool:
+    """Whether the server knows that the client is gone without a word (realtime.uvicorn_protocol)."""
+    lost = scope.get("extensions", {}).get("http.lost")
+    return lost is not None and lost()
 
 
 async def _topics(scope: Scope, principal: Principal) -> tuple[list[str], list[bytes]]:

@@ -10,7 +10,7 @@ from django.utils.module_loading import import_string
 
 from accounts.errors import ApiError
 from accounts.principals import ID_MAX_BYTES, Principal, valid_id
-from realtime.hub import Log, Page, Position
+from realtime.log import Log, Page, Position
 
 INFO_MAX_BYTES = 1024
 
@@ -23,6 +23,7 @@ class Topic:
     log: Log | None = None  # Of a state: where the hub reads its snapshot. The others are in REALTIME_LOG.
     authorizer: str | None = None  # The dotted path of who decides about the rest, unless TOPIC_AUTHORIZERS does.
     takes_info = False  # Whether who subscribes may say something with it.
+    tells_me = False  # Whether users may hear how they stand there.
 
     def may_subscribe(self, principal: Principal, name: str) -> bool:
         return False
@@ -70,6 +71,13 @@ def encoded_info(name: str, info: Any) -> bytes:
     if len(encoded) > INFO_MAX_BYTES:
         raise ApiError(400, "malformed", f"info: at most {INFO_MAX_BYTES} bytes of JSON.")
     return encoded
+
+
+def own_name(name: str, principal: Principal) -> str:
+    """As whom a caller stands in a topic. Raises ApiError 400 where nobody stands anywhere, 403 for who is no user."""
+    if not resolve(name).tells_me:
+        raise ApiError(400, "malformed", "me: only boards take it.")
+    return principal.require_user()
 
 
 class Logs:

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec
 from realtime import protocol
 from realtime.connections import Connection
 from realtime.frames import Event
-from realtime.hub import Page, Position
+from realtime.log import Page, Position
 from realtime.protocol import CloseCode
 
 P = ParamSpec("P")
@@ -72,7 +72,7 @@ class StoredTopic:
 
 
 class FakeLog:
-    """A log in memory (hub.Log). Each answer takes `seconds`, and is true in the middle of them."""
+    """A log in memory (log.Log). Each answer takes `seconds`, and is true in the middle of them."""
 
     def __init__(self) -> None:
         self.topics: dict[str, StoredTopic] = {}

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from accounts.principals import Kind, Principal
-from realtime import admission, metrics, runtime, streams
+from realtime import admission, local_topic, metrics, runtime, streams
 from realtime import connections as connections_module
-from realtime import hub as hub_module
 from realtime.admission import Gate
 from realtime.connections import (
     BEHIND_BYTES,
@@ -27,7 +26,7 @@ from realtime.connections import (
 from realtime.control import Control
 from realtime.hub import Hub
 from realtime.mutes import NOTHING, Mute
-from realtime.observing import Nobody
+from realtime.observing import Nobody, Reason, why
 from realtime.protocol import CloseCode, Since
 from realtime.streams import _parse_place, place
 from tests.realtime.fakes import FakeLog, FakeMembership, Recorder, in_virtual_time
@@ -259,6 +258,7 @@ async def test_a_slow_reader_is_counted_once_and_closed_once() -> None:
     connection.close(CloseCode.SERVICE_RESTART, "restarting")
     await turn()
     assert [code for code, _ in transport.closed] == [CloseCode.SLOW_READER]
+    assert why(connection, 1005) is Reason.TIMEOUT
     assert slow_readers() == before + 1
     assert transport.written == 40, "nothing is written after the close"
 
@@ -389,6 +389,7 @@ async def test_the_place_of_a_poll_that_got_too_much_is_true() -> None:
     world.notify(3)
     assert offsets(connection.events) == list(range(1, 21))
     assert json.loads(connection.events[-1])["code"] == 4408
+    assert why(connection) is Reason.CLOSED, "its client takes the answer"
     assert _parse_place(connection.place().decode())["all"].offset == 20
 
 
@@ -441,6 +442,7 @@ def test_a_send_that_is_stuck_ends_the_connection_without_a_word(make: Callable[
         await asyncio.sleep(0.2)
         assert peer.aborted == 1
         assert connection.closed
+        assert why(connection) is Reason.TIMEOUT
         connection.send(b'"two"')
         peer.moving.set()
         await turn()
@@ -460,6 +462,7 @@ def test_a_goodbye_that_is_stuck_ends_the_connection_too(make: Callable[..., Any
         connection.close(CloseCode.SERVICE_RESTART, "restarting")
         await asyncio.sleep(SEND_TIMEOUT + 0.1)
         assert peer.aborted == 1
+        assert why(connection) is Reason.RESTART
         await connection.stop()
 
     run()
@@ -476,6 +479,7 @@ def test_a_client_that_has_left_ends_the_writer(make: Callable[..., Any]) -> Non
         await turn()
         assert peer.aborted == 1
         assert connection.closed
+        assert why(connection) is Reason.CLOSED
         await connection.stop()
 
     run()
@@ -496,7 +500,7 @@ def test_who_is_sent_away_while_catching_up_comes_back_to_where_it_stood(monkeyp
     async def identify(_scope: Any) -> tuple[Principal, Mute]:
         return reader, NOTHING
 
-    monkeypatch.setattr(hub_module, "HELD_EVENTS", 10)
+    monkeypatch.setattr(local_topic, "HELD_EVENTS", 10)
     monkeypatch.setattr(admission, "identify", identify)
 
     async def call(endpoint: Any, world: World, since: bytes) -> bytes:

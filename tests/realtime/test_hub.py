@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from realtime import fanout
-from realtime import hub as hub_module
+from realtime import fanout, local_topic
 from realtime.frames import Event
 from realtime.hub import Hub, Subscription
 from realtime.protocol import CloseCode, Since
@@ -16,8 +15,8 @@ from tests.realtime.fakes import FakeLog, FakeMembership, Recorder, in_virtual_t
 
 pytestmark = pytest.mark.any_database
 
-HALF_OF_PATIENCE = hub_module.REORDER_SECONDS / 2
-PATIENCE = hub_module.REORDER_SECONDS * 1.01
+HALF_OF_PATIENCE = local_topic.REORDER_SECONDS / 2
+PATIENCE = local_topic.REORDER_SECONDS * 1.01
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +133,7 @@ async def test_events_that_come_while_a_gap_is_read_follow_it() -> None:
 
 @in_virtual_time
 async def test_a_long_gap_is_read_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "READ_EVENTS", 3)
+    monkeypatch.setattr(local_topic, "READ_EVENTS", 3)
     world = World()
     alice = await world.connect()
     events = [world.log.append() for _ in range(10)]
@@ -146,7 +145,7 @@ async def test_a_long_gap_is_read_page_by_page(monkeypatch: pytest.MonkeyPatch) 
 
 @in_virtual_time
 async def test_more_than_can_be_kept_ahead_comes_from_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "AHEAD_EVENTS", 2)
+    monkeypatch.setattr(local_topic, "AHEAD_EVENTS", 2)
     world = World()
     alice = await world.connect()
     _lost, *events = [world.log.append() for _ in range(6)]
@@ -244,7 +243,7 @@ async def test_a_gap_waits_until_the_log_is_back() -> None:
     assert alice.offsets() == []
     assert 3 <= world.log.reads <= 6
     world.log.down = False
-    await asyncio.sleep(hub_module.RETRY_SECONDS * 1.1)
+    await asyncio.sleep(local_topic.RETRY_SECONDS * 1.1)
     assert alice.offsets() == [1, 2, 3]
 
 
@@ -547,7 +546,7 @@ async def test_recent_events_of_a_shared_topic_come_from_memory() -> None:
 
 @in_virtual_time
 async def test_what_memory_does_not_reach_comes_from_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "RECENT_EVENTS", 2)
+    monkeypatch.setattr(local_topic, "RECENT_EVENTS", 2)
     world = World()
     await world.connect()
     for _ in range(5):
@@ -703,7 +702,7 @@ async def test_exclusions_hold_for_repairs_held_events_and_recovery() -> None:
 
 @in_virtual_time
 async def test_too_much_while_catching_up_means_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "HELD_EVENTS", 3)
+    monkeypatch.setattr(local_topic, "HELD_EVENTS", 3)
     world = World()
     alice = Recorder()
     found = await world.hub.subscribe(alice, {"all": None})

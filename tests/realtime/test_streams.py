@@ -30,9 +30,10 @@ CONSTANTS = {
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
+    """Memory is measured here, so without DEBUG: under it, Django keeps the last 9,000 queries of each thread."""
     with (
         tempfile.TemporaryDirectory(prefix="l", dir=os.environ["FANFARE_TEST_FOLDER"]) as folder,
-        Stack(Path(folder) / "0", CONSTANTS=json.dumps(CONSTANTS)) as stack,
+        Stack(Path(folder) / "0", CONSTANTS=json.dumps(CONSTANTS), DEBUG="0") as stack,
     ):
         for _ in range(2):
             stack.start_web(APPLICATION, wait=False)
@@ -507,7 +508,7 @@ def test_a_thousand_clients_that_leave_leave_nothing_behind(stack: Stack) -> Non
         assert accepted(web) <= 1
         assert seconds < 4
         sizes.append(memory(web))
-    assert sizes[1] - sizes[0] < 16e6, sizes
+    assert sizes[1] - sizes[0] < 10e6, sizes
 
 
 def _is_empty(web: Web, seconds: float) -> None:
