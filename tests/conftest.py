@@ -11,6 +11,7 @@ import pytest
 
 from accounts import api_keys, revocations, users
 from adapters import outbox
+from leaderboards import boards
 from notifications import preferences
 from tests.servers import Stack
 
@@ -81,6 +82,7 @@ def _nobody_is_known() -> Iterator[None]:
 def _forget() -> None:
     api_keys._cache.clear()
     outbox.forget_wants()
+    boards._found.clear()
     users._accounts._values.clear()
     preferences._mutes._values.clear()
     fresh = revocations._Known(listeners=revocations._known.listeners)

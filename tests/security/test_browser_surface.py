@@ -59,11 +59,11 @@ from pytest_django import Settings
 from websockets.exceptions import ConnectionClosed
 
 from accounts import throttles, tickets, users
-from accounts.models import AuditEntry, Revocation, Token, User
+from accounts.models import AuditEntry, IdempotencyKey, Revocation, Token, User
 from accounts.principals import SCOPES
 from accounts.revocations import Reason
 from config.celery import app as celery
-from notifications.models import IdempotencyKey, Message
+from notifications.models import Message
 from tests.realtime.sockets import dial
 from tests.security.town import CANARY, bearer, principal, service, signed_in, user_token
 from tests.servers import ROOT, Stack

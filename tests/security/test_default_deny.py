@@ -30,6 +30,7 @@ from rest_framework.views import APIView
 
 from accounts.principals import SCOPES
 from config.asgi import waiting
+from leaderboards.models import Window
 from notifications.models import Topic as TopicRow
 from realtime.authorizers import refusals_now
 from realtime.protocol import ACTIONS
@@ -38,6 +39,7 @@ from tests.security.town import (
     BOBS_TOPICS,
     CANARY,
     CLAIM,
+    GLOBEX_BOARD,
     Globex,
     bearer,
     credentials,
@@ -65,6 +67,8 @@ PUBLIC = {
     "/demo/": "in development only",
     "/demo/token": "in development only: the demo's own two users",
 }
+# What a leaderboard lets everybody read whose `read` is public: tests/leaderboards/test_api.py has who may when.
+OPEN_TO_READ = {f"/api/leaderboards/<board>{rest}" for rest in ("", "/windows", "/<name>")}
 # For loopback and admin:read.
 METRICS = "/metrics"
 # What opens a route to backends; None: the caller's own things only.
@@ -89,6 +93,18 @@ NEEDS: dict[tuple[str, str], str | None] = {
     ("GET", "/api/presence/<user>"): "presence:read",
     ("PUT", "/api/presence/<user>"): "presence:write",
     ("GET", "/api/presence/<user>/history"): "presence:read",
+    ("GET", "/api/leaderboards"): "leaderboards:read",
+    ("GET", "/api/leaderboards/<board>"): "leaderboards:read",
+    ("POST", "/api/leaderboards/<board>"): "leaderboards:write",
+    ("PUT", "/api/leaderboards/<board>"): "leaderboards:write",
+    ("DELETE", "/api/leaderboards/<board>"): "leaderboards:write",
+    ("GET", "/api/leaderboards/<board>/windows"): "leaderboards:read",
+    ("POST", "/api/leaderboards/<board>/windows"): "leaderboards:write",
+    ("GET", "/api/leaderboards/<board>/<name>"): "leaderboards:read",
+    ("POST", "/api/leaderboards/<board>/<name>"): "leaderboards:write",
+    ("DELETE", "/api/leaderboards/<board>/<name>"): "leaderboards:write",
+    ("POST", "/api/leaderboards/<board>/<name>/hide"): "leaderboards:write",
+    ("POST", "/api/leaderboards/<board>/<name>/unhide"): "leaderboards:write",
     ("GET", "/api/notifications"): "notifications:read",
     ("POST", "/api/notifications"): "notifications:write",
     ("DELETE", "/api/notifications"): "notifications:write",
@@ -129,7 +145,7 @@ OWN = {
     ("GET", "/api/connections"),
 }
 # What has no place for a text of bob's: that it shows anything, its own tests see.
-WITHOUT_TEXTS = {"/api/token", "/api/presence/<user>/history"}
+WITHOUT_TEXTS = {"/api/token", "/api/presence/<user>/history", "/api/leaderboards/<board>/windows"}
 QUERIES: dict[tuple[str, str], list[str]] = {
     ("GET", "/api/notifications"): ["user=bob", *(f"topic={topic}" for topic in BOBS_TOPICS)],
     ("DELETE", "/api/notifications"): [f"key={CANARY}", f"key={CANARY}&user=bob"],
@@ -139,6 +155,8 @@ QUERIES: dict[tuple[str, str], list[str]] = {
     ("GET", "/api/tasks"): ["user=bob", "user=bob&state=failed"],
     ("GET", "/api/presence"): ["account=globex"],
     ("GET", "/api/connections"): ["user=bob", "account=globex"],
+    ("GET", "/api/leaderboards/<board>"): ["", "around=bob", "names=bob", "minScore=0&metadata=1", "window=1"],
+    ("GET", "/api/leaderboards/<board>/<name>"): ["", "metadata=1"],
 }
 TO_BOB: list[dict[str, Any]] = [
     {"to": to, "data": 1}
@@ -157,6 +175,9 @@ BODIES: dict[tuple[str, str], list[Any]] = {
     ("POST", "/api/presence"): [{"text": "mine"}],
     ("POST", "/api/presence/query"): [{"users": ["bob"]}, {"users": ["alice", "bob"]}],
     ("PUT", "/api/presence/<user>"): [{"text": "mine"}, {"availability": "invisible"}],
+    ("POST", "/api/leaderboards/<board>"): [{"scores": [{"name": "bob", "score": 99}]}],
+    ("PUT", "/api/leaderboards/<board>"): [{"read": "public"}, {"submit": "self"}],
+    ("POST", "/api/leaderboards/<board>/<name>"): [{"score": 99}],
     ("POST", "/api/inbox/<deed>"): [{"user": "bob", "all": True}, {"user": "bob", "ids": ["<message_id>"]}],
     ("POST", "/api/inbox/ack"): [{"user": "bob", "ids": ["<message_id>"]}],
     ("PUT", "/api/users/<user>/preferences"): [{CANARY: "off"}],
@@ -211,6 +232,9 @@ def filled(path: str, globex: Globex) -> list[str]:
         "destination_id": [globex.destination],
         "topic": [*BOBS_TOPICS, "session.bob", "control"],
         "room": ["globex-room"],
+        "board": [GLOBEX_BOARD],
+        "pk": [str(Window.objects.get().pk)],
+        "name": ["bob"],
         "object_id": [globex.message, "1", "bob", str(TopicRow.objects.get(name="user.bob").pk)],
         "content_type_id": ["1"],
         "app_label": ["notifications", "accounts", "auth"],
@@ -275,6 +299,7 @@ def test_every_route_of_the_api_asks_for_a_caller(route: Route) -> None:
     names = [cls.__name__ for cls in view.authentication_classes]
     assert names == ["BearerAuthentication", "OperatorAuthentication"]
     assert [cls.__name__ for cls in view.throttle_classes] == ["PrincipalThrottle"]
+    assert (view.get_permissions is not APIView.get_permissions) == (route.path in OPEN_TO_READ)
 
 
 @pytest.mark.django_db
@@ -394,12 +419,18 @@ TOPICS: dict[str, tuple[str, dict[str, str]]] = {
     "topic": ("topic.globex-room", {}),
     "presence": ("presence.globex-room", {}),
     "watch": ("watch.bob", {}),
+    "board": ("board.open-to-users", {"alice": "s", "alice, with rooms": "s"}),
 }
 # By kind: the scopes that open it, where they are not those of the log.
-TOPIC_SCOPES = {"presence": {"presence:read": "s"}, "watch": {"presence:read": "s"}}
+TOPIC_SCOPES = {
+    "presence": {"presence:read": "s"},
+    "watch": {"presence:read": "s"},
+    "board": {"leaderboards:read": "s"},
+}
 LOG_SCOPES = {"notifications:read": "s", "notifications:write": "p"}
 UNLISTED = [
-    "session.bob", "board.scores", "task.bob", "control", "presence", "presence.", "user", "user.", "all.", "all.x",
+    "session.bob", "boards.scores", "board", "board.", "task.bob", "control", "presence", "presence.", "user", "user.",
+    "all.", "all.x",
     ".", "USER.bob", "User.bob", " user.bob", "users.bob", "topic", "*", "user*", "..", "$SYS", "user:bob", "user/bob",
     "user%2ebob", "\0user.bob", "user.bob\0", "user.bob,user.alice", "account", "account.", "topic." + "x" * 201,
 ]  # fmt: skip

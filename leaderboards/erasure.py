@@ -1,0 +1,36 @@
+"""What boards forget of a user who is erased."""
+
+from functools import partial
+
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+
+from leaderboards import indexing
+from leaderboards.book import Book
+from leaderboards.models import Entry, Owner, Submission, Window
+
+
+def erase_user(user: str) -> bool:
+    """Deletes the entries of the owner of this name, what was submitted for them, and that there was such an owner.
+
+    One of USER_ERASERS: inside the transaction that erases the user. In archived windows the others keep their ranks.
+    """
+    owner = Owner.objects.filter(name=user).first()
+    if owner is None:
+        return False
+    numbers = {user: owner.pk}
+    entries = Entry.objects.filter(owner=owner)
+    unarchived = Window.objects.filter(archived_at=None, pk__in=entries.values("window")).select_related("board")
+    for window in unarchived.select_for_update(of=("self",)).order_by("pk"):
+        book = Book(window)
+        book.read(numbers)
+        book.put(user, None)
+        book.write(numbers, "", timezone.now())
+        transaction.on_commit(partial(indexing.apply, window, book.changes), robust=True)
+    ranked = entries.filter(hidden=False)
+    Window.objects.filter(pk__in=ranked.values("window")).update(entries=F("entries") - 1)
+    entries.delete()
+    Submission.objects.filter(owner=owner).delete()
+    owner.delete()
+    return True

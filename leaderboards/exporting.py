@@ -1,0 +1,40 @@
+"""A window as CSV, best first, for people who open it in a spreadsheet."""
+
+import csv
+from collections.abc import AsyncIterator, Sequence
+
+from leaderboards import standings
+from leaderboards.models import Window
+from leaderboards.ranking import Row
+from realtime.database import in_database
+
+ROWS_AT_ONCE = 1000
+COLUMNS = ("position", "name", "score", "subscore")
+
+
+class _Echo:
+    """What csv.writer writes to: it hands each line back."""
+
+    def write(self, line: str) -> str:
+        return line
+
+
+async def lines(window: Window) -> AsyncIterator[str]:
+    """The lines of the file. Whoever moves meanwhile may be there twice or not at all, in a window that is open."""
+    writer = csv.writer(_Echo())
+    yield writer.writerow(COLUMNS)
+    rows: Sequence[Row] = (await in_database(standings.page, window, 0, ROWS_AT_ONCE, "ordinal")).rows
+    while rows:
+        for row in rows:
+            yield writer.writerow((row.rank + 1, _harmless(row.name), _plain(row.score), _plain(row.subscore)))
+        last = rows[-1]
+        rows = (await in_database(standings.after, window, last.key, last.name, ROWS_AT_ONCE, "ordinal")).rows
+
+
+def _harmless(text: str) -> str:
+    """Spreadsheets take a text that begins so for a formula, and would run it."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "'")) else text
+
+
+def _plain(value: float) -> float:
+    return int(value) if value.is_integer() else value

@@ -1,0 +1,26 @@
+"""Owners by their names: an application names them, the rows that there are many of have their numbers."""
+
+from collections.abc import Iterable
+
+from leaderboards.bulk import chunks, insert
+from leaderboards.models import Owner
+
+NAMES_A_STATEMENT = 5000
+
+
+def numbers(names: Iterable[str]) -> dict[str, int]:
+    """The numbers of those who have one."""
+    found: dict[str, int] = {}
+    for some in chunks(sorted(set(names)), NAMES_A_STATEMENT):
+        found |= Owner.objects.filter(name__in=some).values_list("name", "pk")
+    return found
+
+
+def ensure(names: Iterable[str]) -> dict[str, int]:
+    """The numbers of all, with those made that are missing."""
+    wanted = set(names)
+    found = numbers(wanted)
+    if missing := sorted(wanted - found.keys()):  # Sorted: so nobody waits in a circle.
+        insert(Owner, ["name"], [[name] for name in missing], "ON CONFLICT DO NOTHING")
+        found |= numbers(missing)
+    return found

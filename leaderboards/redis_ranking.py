@@ -1,0 +1,97 @@
+"""Rankings in Redis or Valkey: a sorted set for each window, from which every answer takes one step."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+from leaderboards import ranking_scripts as scripts
+from leaderboards import rebuilding
+from leaderboards.bulk import chunks
+from leaderboards.ranking import Change, Found, Key, Row, Ties, Told, WindowKey, nobody
+from leaderboards.redis_index import CHANGES_A_SCRIPT, Index, call, order, row, tag
+
+
+class RedisRanking:
+    """Ranks among a million entries in microseconds. Redis may lose them: then they are made anew.
+
+    The ranks that `apply` gives for more than CHANGES_A_SCRIPT changes, and only these, are of several steps.
+    """
+
+    indexed = True
+
+    def apply(self, window: WindowKey, changes: Sequence[Change]) -> tuple[list[int | None], list[int | None]]:
+        index = Index(window)
+        names = [change.name for change in changes]
+        if len(changes) <= CHANGES_A_SCRIPT:
+            before, after = index.apply(changes, ranks=True)
+            if len(after) < len(set(names)):
+                after = dict(zip(names, index.ranks(names), strict=True))
+            return [before.get(name) for name in names], [after[name] for name in names]
+        old = index.ranks(names)
+        head = index.head()  # After it: what is beyond has not been taken before.
+        for some in chunks(changes, CHANGES_A_SCRIPT):
+            index.apply(some, ranks=False)
+        known = [rank if change.seq > head else None for change, rank in zip(changes, old, strict=True)]
+        return known, index.ranks(names)
+
+    def head(self, window: WindowKey) -> int:
+        return Index(window).head()
+
+    def standings(self, window: WindowKey, names: Sequence[str], ties: Ties = "ordinal") -> Found:
+        head, total, found = Index(window).ask(scripts.STANDINGS, ties, *dict.fromkeys(names))
+        entries = sorted(zip(map(float, found[1::3]), found[::3], found[2::3], strict=True))
+        return Found([row(window, *entry) for entry in entries], total, int(head))
+
+    def page(self, window: WindowKey, start: int, stop: int, ties: Ties = "ordinal") -> Found:
+        return _found(window, ties, Index(window).ask(scripts.PAGE, ties, start, stop))
+
+    def after(self, window: WindowKey, key: Key, name: str, limit: int, ties: Ties = "ordinal") -> Found:
+        bound = tag(window, key) + name.encode() + b"\0"  # No name has a zero byte.
+        return _found(window, ties, Index(window).ask(scripts.AFTER, ties, order(window, key.score), bound, limit))
+
+    def around(self, window: WindowKey, name: str, size: int, ties: Ties = "ordinal") -> Found:
+        return _found(window, ties, Index(window).ask(scripts.AROUND, ties, name, size))
+
+    def between(
+        self, window: WindowKey, low: float, high: float, start: int, limit: int, ties: Ties = "ordinal"
+    ) -> tuple[Found, int]:
+        edges = (high, low) if window.descending else (low, high)
+        best_to_worst = [order(window, edge) for edge in edges]
+        size, rows = Index(window).ask(scripts.BETWEEN, ties, *best_to_worst, start, limit)
+        return _found(window, ties, rows), size
+
+    def rebuild(self, window: WindowKey, told: Told = nobody) -> None:
+        rebuilding.rebuild(window, told)
+
+    def drop(self, window: WindowKey) -> None:
+        index = Index(window)
+        call(scripts.FORGET, [*index.keys, index.lease])  # Without its lease, a new index does not come either.
+
+
+def _found(window: WindowKey, ties: Ties, answer: Sequence[Any]) -> Found:
+    """Of what `rows` in the scripts gives."""
+    head, total, start, edge, found = answer
+    scores = list(map(float, found[1::2]))
+    members = found[::2]
+    ranks: Iterable[int] = range(start, start + len(members))
+    if members and ties != "ordinal":
+        results = [(score, member[:8]) for score, member in zip(scores, members, strict=True)]
+        ranks = _tied(ties, start, edge, [one != other for one, other in pairwise(results)])
+    rows: list[Row] = [row(window, *entry) for entry in zip(scores, members, ranks, strict=True)]
+    return Found(rows, total, int(head))
+
+
+def _tied(ties: Ties, start: int, edge: int, steps: Sequence[bool]) -> list[int]:
+    """The ranks of neighbours, the first of them at `start`, from the rank of the first or, if `modified`, of the last.
+
+    `steps`: whether each of the others differs from the one before.
+    """
+    ranks = [edge]
+    if ties == "modified":
+        for at in range(len(steps) - 1, -1, -1):
+            ranks.append(start + at if steps[at] else ranks[-1])
+        return ranks[::-1]
+    for at, step in enumerate(steps, start + 1):
+        following = ranks[-1] + 1 if ties == "dense" else at
+        ranks.append(following if step else ranks[-1])
+    return ranks

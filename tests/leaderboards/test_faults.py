@@ -1,0 +1,337 @@
+"""Boards whose processes die, and whose index is lost, stopped, old or another one's: no score is lost, no rank wrong.
+
+The truth is what the API has accepted: docs/reliability.md says what is shown here, and what was measured.
+"""
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import transaction
+
+from leaderboards import indexing, rebuilding, standings, submitting
+from leaderboards.database_ranking import DatabaseRanking
+from leaderboards.models import Board
+from leaderboards.ranking import Change, Key
+from leaderboards.rankings import key_of, ranking_of
+from leaderboards.redis_ranking import RedisRanking
+from leaderboards.submitting import Refusal, Score, Standing
+from tests.leaderboards.boards_at_work import SERVICE, at_once, make, names, opened, score
+from tests.leaderboards.hall import SCORES, Hall
+from tests.leaderboards.record import base
+from tests.presence.redis import TestRedis
+from tests.servers import STOP_SECONDS, Stack, eventually
+
+ANSWER_MAX = 4.0
+LOST = 5
+
+
+class Staff:
+    """Worker and beat of a stack, which come and go."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._there: list[subprocess.Popen[bytes]] = []
+
+    def come(self) -> None:
+        if not self._there:
+            self._there = [self._stack.start_worker(), self._stack.start_beat()]
+
+    def go(self) -> None:
+        """kill -9 of both with all their processes."""
+        for process in self._there:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(STOP_SECONDS)
+        self._there.clear()
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with tempfile.TemporaryDirectory(prefix="s", dir=os.environ["FANFARE_TEST_FOLDER"]) as folder:
+        limits = {"RATE_SERVICE": "", "RATE_ADDRESS": "", "FANFARE_CRASH_FILE": f"{folder}/crash"}
+        with Stack(Path(folder) / "0", **limits) as made:
+            made.start_web(wait=False)
+            made.start_web("tests.leaderboards.dying:application")
+            made.web[0].wait_until_ready()
+            yield made
+
+
+@pytest.fixture(scope="module")
+def staff(stack: Stack) -> Staff:
+    return Staff(stack)
+
+
+@pytest.fixture(scope="module")
+def everywhere(stack: Stack, staff: Staff) -> Hall:
+    """100,000 entries, and their index."""
+    staff.come()
+    hall = Hall(stack)
+    hall.healed()
+    return hall
+
+
+@pytest.fixture
+def hall(everywhere: Hall, staff: Staff) -> Hall:
+    """Whole, with worker and beat."""
+    staff.come()
+    everywhere.ledger.stale, everywhere.slowest = 0, 0.0
+    return everywhere
+
+
+def note(text: str) -> None:
+    """Shown by `pytest -s`; docs/reliability.md has the numbers of a run."""
+    print(f"\n    {text}", flush=True)
+
+
+def loaded(hall: Hall) -> None:
+    """Lets the load go on until it has done something."""
+    seq = hall.ledger.seq
+    eventually(lambda: hall.ledger.seq > seq + 30, 20, hall.stack.logs)
+
+
+# --- Processes ------------------------------------------------------------------------------------
+
+
+def test_killed_processes_lose_no_score(hall: Hall) -> None:
+    with hall.load():
+        for _ in range(3):
+            loaded(hall)
+            web = random.choice(hall.stack.web)
+            web.kill()
+            loaded(hall)
+            web.start()
+            web.wait_until_ready()
+    seconds = hall.healed()
+    hall.expect()
+    note(f"killed: {hall.ledger.seq - len(SCORES)} accepted, {seconds:.1f} s")
+
+
+def test_what_dies_between_commit_and_index_counts_at_once(hall: Hall, stack: Stack) -> None:
+    sound, doomed = stack.web
+    crash = Path(stack.environment["FANFARE_CRASH_FILE"])
+    for _ in range(2):
+        crash.touch()
+        (answer,) = hall.submit({"doomed": 1_000_000}, doomed)  # By the other one, in the end.
+        assert (answer["rank"], answer["stale"]) == (None, True)  # As it was kept before the process died.
+        assert hall.read("doomed", sound) == 0
+        crash.unlink()
+        doomed.process.wait(STOP_SECONDS)
+        doomed.start()
+        doomed.wait_until_ready()
+        (answer,) = hall.submit({"doomed": 1}, doomed)
+        assert (answer["rank"], answer["stale"]) == (0, False)
+    hall.expect()
+
+
+def test_without_worker_and_beat_answers_are_exact(hall: Hall, staff: Staff) -> None:
+    staff.go()
+    with hall.load():
+        loaded(hall)
+        hall.redis.flushall()
+        loaded(hall)
+    assert hall.ledger.stale > 0
+    assert not hall.redis.exists(*hall.keys)
+    hall.expect(index=False)
+    began = time.monotonic()
+    staff.come()
+    seconds = hall.healed(began)
+    hall.expect()
+    note(f"no worker: {hall.ledger.stale} stale; whole {seconds:.1f} s after it came")
+
+
+KILLED = f"""
+import os, signal, django
+django.setup()
+from leaderboards.models import Window
+from leaderboards.rankings import key_of
+from leaderboards.rebuilding import rebuild
+half = {len(SCORES) // 2}
+rebuild(key_of(Window.objects.get()), lambda done: done >= half and os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def test_another_takes_over_from_a_process_that_dies_over_a_rebuild(hall: Hall, staff: Staff) -> None:
+    staff.go()
+    hall.redis.flushall()
+    with pytest.raises(subprocess.CalledProcessError) as died:
+        hall.stack.python(KILLED)
+    assert died.value.returncode == -signal.SIGKILL
+    began = time.monotonic()
+    staff.come()
+    with hall.load():
+        seconds = hall.healed(began)
+    hall.healed()
+    hall.expect()
+    note(f"died over a rebuild: {seconds:.1f} s, of which the lease is {rebuilding.LEASE_MS / 1000} s")
+
+
+# --- Redis ----------------------------------------------------------------------------------------
+
+
+def test_an_index_that_is_lost_under_load_is_whole_again(hall: Hall) -> None:
+    with hall.load():
+        loaded(hall)
+        hall.redis.flushall()
+        seconds = hall.healed()
+        loaded(hall)
+    hall.healed()
+    hall.expect()
+    note(f"lost: {seconds:.1f} s, {hall.ledger.stale} stale")
+
+
+def test_a_redis_that_stands_still_keeps_nobody_from_submitting(hall: Hall) -> None:
+    with hall.load():
+        loaded(hall)
+        with hall.stack.valkey.stopped():
+            stale = hall.ledger.stale
+            eventually(lambda: hall.ledger.stale > stale + 3, 20, hall.stack.logs)
+        seconds = hall.healed()
+        loaded(hall)
+    hall.healed()
+    hall.expect()
+    assert hall.slowest < ANSWER_MAX
+    note(f"stopped: {seconds:.1f} s, {hall.ledger.stale} stale, slowest {hall.slowest:.1f} s")
+
+
+def test_a_redis_that_comes_back_empty_is_filled_again(hall: Hall) -> None:
+    with hall.load():
+        loaded(hall)
+        hall.stack.valkey.kill()
+        stale = hall.ledger.stale
+        eventually(lambda: hall.ledger.stale > stale + 10, 20, hall.stack.logs)
+        hall.stack.valkey.start()
+        seconds = hall.healed()
+        loaded(hall)
+    hall.healed()
+    hall.expect()
+    note(f"emptied: {seconds:.1f} s, {hall.ledger.stale} stale")
+
+
+# --- An index of another time ---------------------------------------------------------------------
+
+
+def test_an_older_index_is_brought_up_to_date(hall: Hall) -> None:
+    with hall.load():
+        loaded(hall)
+        keys = [key for key in hall.keys if hall.redis.exists(key)]
+        with hall.redis.pipeline() as together:
+            for key in keys:
+                together.copy(key, f"{key}.old")
+            together.execute()
+        loaded(hall)
+        with hall.redis.pipeline() as together:
+            for key in keys:
+                together.rename(f"{key}.old", key)
+            together.execute()
+        assert hall.read(base(7)) is not None
+        loaded(hall)
+    hall.healed()
+    hall.expect()
+
+
+def test_an_index_of_another_epoch_is_made_anew(hall: Hall) -> None:
+    with hall.load():
+        loaded(hall)
+        hall.redis.hset(hall.keys[2], "epoch", "another")
+        seconds = hall.healed()
+    hall.healed()
+    hall.expect()
+    note(f"foreign: {seconds:.1f} s")
+
+
+def test_an_index_ahead_of_a_database_that_lost_something_is_made_anew(hall: Hall, stack: Stack) -> None:
+    """Whoever submits finds out, also before anybody has looked."""
+    hall.record(f"spoil({hall.window}, {LOST})")
+    hall.submit({"first": 50_000}, stack.web[0])
+    with hall.load():
+        seconds = hall.healed()
+    hall.healed()
+    hall.expect()
+    note(f"ahead: {seconds:.1f} s")
+
+
+# --- One process, step by step --------------------------------------------------------------------
+
+
+@pytest.fixture
+def board(redis: TestRedis, transactional_db: None) -> Board:
+    indexing._checked.clear()
+    board = make("arena", operator="set")
+    score(board, ("ada", 5), ("bob", 7), ("cy", 6))
+    return board
+
+
+def is_exact(board: Board) -> bool:
+    (window,) = opened(board)
+    answers = [ranking.page(key_of(window), 0, 100) for ranking in (ranking_of(board), DatabaseRanking())]
+    return answers[0] == answers[1]
+
+
+def test_changes_that_were_held_back_come_too_late_and_do_no_harm(board: Board) -> None:
+    with transaction.atomic():
+        (late,), _ = submitting.store(board, [Score("ada", 9)], SERVICE, late=(), reviewed=False)
+    (bob,) = score(board, ("bob", 8)).results
+    assert isinstance(bob, Standing)
+    assert (bob.previous_rank, bob.rank, bob.stale) == (1, 1, False)
+    assert indexing.apply(late.window, late.changes) == indexing.Moves({"ada": None}, {"ada": 0}, known=True)
+    assert is_exact(board)
+
+
+def test_workers_that_apply_in_any_order_tell_ranks(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_its_pace = RedisRanking.apply
+
+    def apply(*args: Any) -> Any:
+        time.sleep(random.choice([0, 0, 0.005, 0.02]))
+        return at_its_pace(*args)
+
+    monkeypatch.setattr(RedisRanking, "apply", apply)
+    numbers = itertools.count(10)
+
+    def work() -> list[Standing | Refusal]:
+        return [result for _ in range(10) for result in score(board, (f"{next(numbers)}", next(numbers))).results]
+
+    answers = [answer for some in at_once(4, work) for answer in some]
+    assert all(isinstance(answer, Standing) and answer.rank is not None for answer in answers)
+    assert is_exact(board)
+
+
+@pytest.mark.parametrize("some", [["ada"], ["dan"], ["ada", "bob", "cy", "dan"]])
+def test_who_submits_finds_out_that_the_database_has_lost_something(board: Board, some: list[str]) -> None:
+    (window,) = opened(board)
+    lost = [Change(window.seq + 1, "bob", Key(1, 0, window.seq + 1)), Change(window.seq + 2, "cy", None)]
+    ranking_of(board).apply(key_of(window), lost)
+    answers = score(board, *((name, 10) for name in some)).results
+    assert [(answer.rank, answer.stale) for answer in answers if isinstance(answer, Standing)] == [
+        (at, False) for at in range(len(some))
+    ]
+    assert is_exact(board)
+
+
+def test_who_reads_finds_out_soon(board: Board) -> None:
+    (window,) = opened(board)
+    ranking_of(board).apply(key_of(window), [Change(window.seq + 1, "bob", None)])
+    indexing._checked.clear()  # As if a second had passed.
+    assert names(standings.page(window, 0, 10, "ordinal").rows) == ["bob", "cy", "ada"]
+
+
+def test_what_is_accepted_is_read_although_no_index_has_it_yet(board: Board) -> None:
+    """By who has looked at the index just before, too; and by who submits what changes nothing."""
+    (window,) = opened(board)
+    assert names(standings.page(window, 0, 1, "ordinal").rows) == ["bob"]
+    with transaction.atomic():
+        submitting.store(board, [Score("ada", 9)], SERVICE, late=(), reviewed=False)
+    (window,) = opened(board)
+    assert names(standings.page(window, 0, 1, "ordinal").rows) == ["ada"]
+    with transaction.atomic():
+        submitting.store(board, [Score("cy", 10)], SERVICE, late=(), reviewed=False)
+    (same,) = score(board, ("ada", 9)).results
+    assert isinstance(same, Standing)
+    assert (same.rank, same.changed, same.stale) == (1, False, False)
