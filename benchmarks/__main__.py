@@ -14,6 +14,7 @@ from benchmarks.connecting import connecting
 from benchmarks.delays import delays
 from benchmarks.fanout import fanout
 from benchmarks.inbox import inbox
+from benchmarks.leaderboards import boards_live, leaderboards
 from benchmarks.load import compiled
 from benchmarks.outside import outside
 from benchmarks.presence import presence
@@ -33,6 +34,8 @@ TABLES: Mapping[str, Callable[[Path], Table]] = {
     "outside": outside,
     "presence": presence,
     "watching": watching,
+    "leaderboards": leaderboards,
+    "board": boards_live,
 }
 
 

@@ -30,9 +30,15 @@ class Server:
     api_port: int  # Where requests go that publish; another process's, or the same.
     key: str
     home: Path
+    redis_url: str
 
     def publisher(self, topic: str) -> "Publisher":
         return Publisher(self.api_port, self.key, f'{{"topic":"{topic}"}}')
+
+    def poster(self, path: str) -> Callable[[str], None]:
+        """Posts bodies to one route, over one connection that stays open."""
+        post = Publisher(self.api_port, self.key, "").post
+        return lambda body: post(path, body)
 
     @property
     def user_headers(self) -> list[str]:
@@ -60,11 +66,11 @@ class Publisher:
         """One request: one message, or a batch."""
         items = [f'{{"to":{self._target},"data":{text}}}' for text in texts]
         if len(items) == 1:
-            self._post("/api/notifications", items[0])
+            self.post("/api/notifications", items[0])
         else:
-            self._post("/api/notifications/batch", f'{{"notifications":[{",".join(items)}]}}')
+            self.post("/api/notifications/batch", f'{{"notifications":[{",".join(items)}]}}')
 
-    def _post(self, path: str, body: str) -> None:
+    def post(self, path: str, body: str) -> None:
         self._connection.request("POST", path, body, self._headers)
         reply = self._connection.getresponse()
         answer = reply.read()
@@ -99,7 +105,7 @@ def fanfare(
 
         port, pid = web(SERVER_CORE)
         api_port = web(CLIENT_CORE)[0] if second_for_requests else port
-        yield Server(port, pid, api_port, key, home)
+        yield Server(port, pid, api_port, key, home, settings["REDIS_URL"])
 
 
 def uvicorn(application: str, port: int, protocol: str, *more: str) -> list[str]:

@@ -96,6 +96,8 @@ def clients(
     hello: str = "",
     ready: str = "",
     at_once: int = 128,
+    mark: str = "",
+    unit: int = 1,
 ) -> Iterator[Load]:
     """Clients of one server, as wsload.c describes them; none is open yet."""
     command = ["taskset", "-c", str(CLIENT_CORE), compiled(folder, "wsload"), "127.0.0.1", str(port), path]
@@ -103,6 +105,7 @@ def clients(
     command += [word for header in headers for word in ("--header", header)]
     command += ["--hello", hello] if hello else []
     command += ["--ready", ready] if ready else []
+    command += ["--mark", mark, "--unit", str(unit)] if mark else []
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield Load(process)

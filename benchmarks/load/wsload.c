@@ -1,11 +1,13 @@
 /* wsload: holds many WebSockets (or event streams, or long polls), and counts what arrives and how late.
 
    wsload HOST PORT PATH [--mode ws|stream|poll] [--header 'Name: value']... [--hello TEXT] [--ready TEXT]
-          [--at-once N]
+          [--at-once N] [--mark TEXT] [--unit NS]
 
    --hello    sent after each handshake; @since in it becomes the socket's position, if it has one
    --ready    a socket is ready once a frame contains this; without it, after the handshake
    --at-once  connections that are being made at the same time (128)
+   --mark     what stands before the time in a message ("t":)
+   --unit     of that time, in nanoseconds (1)
 
    A message is whatever contains "t":<ns>, the publisher's CLOCK_REALTIME. Of Fanfare's messages the offsets are
    checked too. Each command on stdin is answered by one line of JSON on stdout, when it is done:
@@ -56,11 +58,12 @@ struct connection {
 
 static struct {
     struct sockaddr_in server;
-    const char *host, *path, *hello, *ready;
+    const char *host, *path, *hello, *ready, *mark;
+    long long unit;
     const char *headers[MAX_HEADERS];
     int header_count, at_once;
     enum mode mode;
-} options = {.at_once = 128};
+} options = {.at_once = 128, .mark = "\"t\":", .unit = 1};
 
 static struct connection *connections;
 static int connection_count, opening, next_to_open;
@@ -243,9 +246,9 @@ static void take(struct connection *c, const char *text, size_t size, long long 
 {
     const char *at = text, *end = text + size;
     check_position(c, text, size);
-    while ((at = find(at, end - at, "\"t\":")) != NULL) {
-        at += 4;
-        count_message(strtoll(at, NULL, 10), now);
+    while ((at = find(at, end - at, options.mark)) != NULL) {
+        at += strlen(options.mark);
+        count_message(strtoll(at, NULL, 10) * options.unit, now);
     }
     if (c->state == OPEN && options.ready && find(text, size, options.ready))
         become_ready(c);
@@ -503,6 +506,10 @@ static void parse_options(int count, char **words)
             options.ready = words[i + 1];
         else if (strcmp(words[i], "--at-once") == 0)
             options.at_once = atoi(words[i + 1]);
+        else if (strcmp(words[i], "--mark") == 0)
+            options.mark = words[i + 1];
+        else if (strcmp(words[i], "--unit") == 0)
+            options.unit = atoll(words[i + 1]);
         else if (strcmp(words[i], "--mode") == 0)
             options.mode = words[i + 1][0] == 'w' ? WS : words[i + 1][0] == 's' ? STREAM : POLL;
         else
