@@ -15,7 +15,7 @@ from benchmarks.processes import CLIENT_CORE, ROOT, valkey
 from benchmarks.report import Table, ratio
 from benchmarks.storing import postgres
 
-SIZES = tuple(int(size) for size in os.environ.get("FANFARE_BENCH_ENTRIES", "10000,1000000").split(","))
+SIZES = tuple(int(size) for size in os.environ.get("FANFARE_BENCH_ENTRIES", "10000,100000,1000000").split(","))
 SUBMISSIONS = 10_000
 REBUILD_SECONDS = 15
 SHARE = 0.5

@@ -10,6 +10,7 @@ from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_GET, require_POST
 
 from accounts import tokens
+from demo import board
 
 User = Literal["alice", "bob"]
 USERS: tuple[User, ...] = get_args(User)
@@ -28,18 +29,23 @@ def page(request: HttpRequest) -> HttpResponse:
     """The page; its script asks for the tokens. `?only=alice`: with one of the two, the other is elsewhere."""
     shown = [user for user in USERS if request.GET.get("only", user) == user] or USERS
     origin = f"{request.scheme}://{request.get_host()}"
-    return render(request, "demo.html", {"users": USERS, "shown": shown, "room": ROOM, "origin": origin})
+    names = {"users": USERS, "shown": shown, "room": ROOM, "board": board.NAME}
+    return render(request, "demo.html", {**names, "origin": origin})
 
 
 @require_POST
 @never_cache
 def token(request: HttpRequest) -> JsonResponse:
-    """`{user}` -> `{token, expires_at}`: acts for that user, and may watch and write to the other one and the room."""
+    """`{user}` -> `{token, expires_at}`: acts for that user, and may watch and write to the other one and the room.
+
+    Who comes first finds the board made.
+    """
     try:
         user = msgspec.json.decode(request.body, type=TokenRequest).user
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         message = f'Send {{"user": …}} with one of: {", ".join(USERS)}.'
         return JsonResponse({"error": {"code": "malformed", "message": message}}, status=400)
+    board.ensure()
     others = [other for other in USERS if other != user]
     row, text = tokens.issue(
         None,

@@ -8,12 +8,10 @@ from typing import Any
 from django.db import connection
 from django.db.models import F
 
-from leaderboards.bulk import chunks, insert
+from leaderboards.bulk import insert
 from leaderboards.models import Entry, Submission, Window
 from leaderboards.ranking import Change, Key
 from leaderboards.scoring import Result
-
-ROWS_A_STATEMENT = 5000
 
 _ENTRY = ("score", "subscore", "place", "hidden", "metadata")
 _RECORD = (
@@ -59,9 +57,8 @@ class Book:
     def read(self, numbers: Mapping[str, int]) -> None:
         """Looks up the owners; their numbers are by name."""
         names = {number: name for name, number in numbers.items()}
-        for some in chunks(list(names), ROWS_A_STATEMENT):
-            found = Entry.objects.filter(window=self.window, owner__in=some).values_list("owner_id", *_ENTRY)
-            self.lines |= {names[number]: Line(*values) for number, *values in found}
+        found = Entry.objects.filter(window=self.window, owner_id__among=sorted(names))
+        self.lines |= {names[number]: Line(*values) for number, *values in found.values_list("owner_id", *_ENTRY)}
 
     def next_place(self) -> int:
         """The place of who arrives now."""
@@ -121,5 +118,4 @@ class Book:
             Window.objects.filter(pk=self.window.pk).update(seq=self.window.seq, entries=F("entries") + self._ranked)
 
     def _delete(self, gone: Iterable[int]) -> None:
-        for some in chunks(list(gone), ROWS_A_STATEMENT):
-            Entry.objects.filter(window=self.window, owner__in=some).delete()
+        Entry.objects.filter(window=self.window, owner_id__among=list(gone)).delete()

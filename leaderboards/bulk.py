@@ -3,7 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
+import msgspec
 from django.db import connection, models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.sql.compiler import SQLCompiler
 
 VALUES_A_STATEMENT = 20_000  # SQLite takes 32,766.
 
@@ -21,6 +24,24 @@ def insert(model: type[models.Model], columns: Sequence[str], rows: Sequence[Seq
                 f"INSERT INTO {table} ({names}) VALUES {', '.join([marks] * len(some))} {tail}",  # noqa: S608 (ours)
                 [value for row in some for value in row],
             )
+
+
+@models.ForeignObject.register_lookup
+@models.Field.register_lookup
+class Among(models.Lookup):
+    """`among`: `in` for very many values, as one parameter: thousands take longer to hand over than to find."""
+
+    lookup_name = "among"
+    prepare_rhs = False
+
+    def as_sql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper) -> tuple[str, tuple[str | int, ...]]:
+        column, params = self.process_lhs(compiler, connection)
+        if connection.vendor == "sqlite":
+            values = "SELECT value FROM json_each(%s)"
+        else:
+            kind = self.lhs.output_field.db_type(connection)
+            values = f"SELECT value::{kind} FROM json_array_elements_text(%s::json)"  # noqa: S608 (a type of ours)
+        return f"{column} IN ({values})", (*params, msgspec.json.encode(self.rhs).decode())
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

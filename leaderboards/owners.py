@@ -2,18 +2,13 @@
 
 from collections.abc import Iterable
 
-from leaderboards.bulk import chunks, insert
+from leaderboards.bulk import insert
 from leaderboards.models import Owner
-
-NAMES_A_STATEMENT = 5000
 
 
 def numbers(names: Iterable[str]) -> dict[str, int]:
     """The numbers of those who have one."""
-    found: dict[str, int] = {}
-    for some in chunks(sorted(set(names)), NAMES_A_STATEMENT):
-        found |= Owner.objects.filter(name__in=some).values_list("name", "pk")
-    return found
+    return dict(Owner.objects.filter(name__among=sorted(set(names))).values_list("name", "pk"))
 
 
 def ensure(names: Iterable[str]) -> dict[str, int]:

@@ -22,7 +22,7 @@ from realtime.redis_scripts import Argument
 
 logger = logging.getLogger(__name__)
 
-LEASE_MS = 5000  # Each step renews it; so long one waits for a process that died.
+LEASE_MS = 3000  # Each step renews it; so long one waits for a process that died.
 LEFT_BEHIND_MS = 60_000
 ROWS_A_STATEMENT = 10_000
 ATTEMPTS = 3

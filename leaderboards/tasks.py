@@ -10,6 +10,7 @@ from leaderboards.ranking import Unavailable
 logger = logging.getLogger(__name__)
 
 RUN_SECONDS = 5.0  # So that a worker that is to stop need not wait for long.
+REBUILD_SECONDS = 3600  # For many millions of entries.
 
 
 # Acknowledged early, as are the others: what a dead worker leaves is found by the next run.
@@ -23,7 +24,7 @@ def archive() -> None:
     closing.archive(RUN_SECONDS)
 
 
-@shared_task(acks_late=False)
+@shared_task(acks_late=False, time_limit=REBUILD_SECONDS)
 def rebuild() -> None:
     """Makes indexes anew that somebody has missed."""
     try:

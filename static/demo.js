@@ -1,6 +1,7 @@
 /** The demo page: one panel for each user, with a connection and a credential of its own. */
 
 import { connect } from "./fanfare.js";
+import { Board } from "./demo_board.js";
 import { Inbox } from "./demo_inbox.js";
 import { Api, announce, from, made, routeOf, showTime, textOf, title } from "./demo_page.js";
 import { Tasks } from "./demo_tasks.js";
@@ -31,7 +32,7 @@ class Panel {
     this.form.addEventListener("submit", (event) => this.#send(event));
   }
 
-  /** Shows what was there before, then goes live from exactly that place. */
+  /** Shows what was there before, then goes live from exactly that place. Resolves with the client. */
   async start() {
     const topics = {};
     for (const topic of [`user.${this.user}`, room, "all"]) {
@@ -51,6 +52,7 @@ class Panel {
     const dots = this.section.querySelectorAll("[data-presence]");
     const others = [...dots].map(({ dataset }) => dataset.presence);
     client.watch(others, (presence) => this.#showPresence(presence)).catch((error) => this.#showError(error));
+    return client;
   }
 
   #showPresence({ user, status }) {
@@ -183,4 +185,6 @@ function strong(text) {
   return element;
 }
 
-for (const section of document.querySelectorAll(".panel")) new Panel(section).start();
+const panels = [...document.querySelectorAll(".panel")].map((section) => new Panel(section));
+const board = new Board(document.querySelector(".board"), new Map(panels.map(({ user, api }) => [user, api])));
+for (const panel of panels) panel.start().then((client) => panel === panels[0] && board.follow(client));

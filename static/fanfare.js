@@ -46,7 +46,7 @@ const PACE = 100; // Between two polls.
 const PASSING = new Set(["busy", "unavailable", "authorizer_unavailable"]); // What the server refuses only for now.
 const AGAIN = new Set([...PASSING, "timeout"]); // What may go well later.
 const DEEDS = new Set(["seen", "read", "unread", "archive", "ack"]);
-const PASSED_ON = new Set(["receipt", "unread", "task", "room"]);
+const PASSED_ON = new Set(["receipt", "unread", "task", "room", "board"]);
 const ABOUT_TOPICS = new Set(["denied", "malformed_topic"]);
 const NOWHERE = "e30"; // The place of no topic.
 const EXPIRED = 4401;
@@ -75,8 +75,8 @@ export class FanfareError extends Error {
 }
 
 /**
- * Dispatches `message`, `recalled`, `reset`, `receipt`, `unread`, `task`, `room`, `snapshot`, `state` and `error`: each
- * a CustomEvent.
+ * Dispatches `message`, `recalled`, `reset`, `receipt`, `unread`, `task`, `room`, `board`, `snapshot`, `state` and
+ * `error`: each a CustomEvent.
  */
 class Client extends EventTarget {
   #state;

@@ -145,7 +145,8 @@ class Hall:
         after = {name: (before[name] or 0) + step for name, step in steps.items()}
         for name, score in after.items():
             ledger.sent[name].append((since, score))
-        path, body = self.path, {"scores": [{"name": name, "score": step} for name, step in steps.items()]}
+        path = self.path
+        body: dict[str, Any] = {"scores": [{"name": name, "score": step} for name, step in steps.items()]}
         if len(steps) == 1:
             ((name, step),) = steps.items()
             path, body = f"{path}/{name}", {"score": step}
@@ -198,10 +199,11 @@ class Hall:
         if reply.status_code == 503:
             return None
         assert reply.status_code in (200, 404), reply.text
-        found = reply.json() if reply.status_code == 200 else {"score": 0, "rank": None}
-        self.ledger.told.append(Told(since, until, name, found["score"], found["rank"]))
-        rank: int | None = found["rank"]
-        return rank
+        found = Told(since, until, name, 0, None)
+        if reply.status_code == 200:
+            found = found._replace(score=reply.json()["score"], rank=reply.json()["rank"])
+        self.ledger.told.append(found)
+        return found.rank
 
     def _web(self) -> Web:
         return random.choice(self.stack.web)
