@@ -1,30 +1,20 @@
 """The topics `board.<name>`: the top of a board, as a state whose offsets are versions."""
 
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import ParamSpec, TypeVar
+from collections.abc import Mapping, Sequence
 
 from django.db import DatabaseError
 
 from accounts.principals import Principal
 from leaderboards import boards, live, rights
-from realtime.database import in_threads
 from realtime.log import Page, Position
 from realtime.redis_scripts import RedisDown
+from realtime.redis_threads import RedisThreads
 from realtime.topics import Topic
 
 logger = logging.getLogger(__name__)
 
-THREADS = 2
-PAUSE_SECONDS = 1.0  # For which Redis is not asked after it did not answer.
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_down_until = 0.0
+_threads = RedisThreads("boards")
 
 
 class BoardLog:
@@ -33,13 +23,13 @@ class BoardLog:
     async def positions(self, names: Sequence[str]) -> Mapping[str, Position]:
         """Nowhere, while Redis does not answer: then the hub reads each until it does."""
         try:
-            found = await _in_thread(live.positions, [rights.board_of(name) for name in names])
+            found = await _threads.run(live.positions, [rights.board_of(name) for name in names])
         except RedisDown:
             return dict.fromkeys(names, Position(None, 0))
         return {rights.topic_of(board): position for board, position in found.items()}
 
     async def read(self, name: str, after: int, limit: int) -> Page:
-        at = await _in_thread(_look, rights.board_of(name))
+        at = await _threads.run(_look, rights.board_of(name))
         event = live.snapshot_event(rights.board_of(name), at)
         return Page(at.epoch, at.version, 1, at.version, [event], at.state)
 
@@ -71,24 +61,3 @@ def _look(board: str) -> live.Snapshot:
     if found is None:
         raise LookupError("there is no live board yet")
     return found
-
-
-async def _in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Raises RedisDown, and for a while after one at once: nobody waits in line for what does not answer."""
-    return await in_threads(_threads(), _unless_down, lambda: function(*args, **kwargs))
-
-
-def _unless_down(work: Callable[[], T]) -> T:
-    global _down_until
-    if time.monotonic() < _down_until:
-        raise RedisDown("Redis did not answer a moment ago")
-    try:
-        return work()
-    except RedisDown:
-        _down_until = time.monotonic() + PAUSE_SECONDS
-        raise
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS, thread_name_prefix="boards")

@@ -21,8 +21,10 @@ from presence.room_shapes import RoomMember
 from realtime import bus, protocol
 from realtime.frames import Event
 from realtime.log import Position
+from realtime.redis_threads import RedisThreads
 
 KIND = "presence"
+threads = RedisThreads("rooms")  # For the functions here, in the event loop.
 SWEEP_AT_ONCE = 200
 
 
