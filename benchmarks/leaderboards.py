@@ -56,7 +56,9 @@ def leaderboards(folder: Path) -> Table:
     )
     found: dict[tuple[int, str], dict[str, float]] = {}
     for size in SIZES:
-        with postgres(folder / f"pg-{size}") as address:
+        home = folder / str(size)
+        home.mkdir()
+        with postgres(home) as address:
             found[size, "SQLite"] = _measure(folder, size, {})
             found[size, "PostgreSQL"] = _measure(folder, size, {"DATABASE_URL": address}) if address else {}
     for name, text in ROWS.items():
@@ -97,7 +99,7 @@ def boards_live(folder: Path) -> Table:
         table.add("rows told to each watcher", seen.messages / WATCHERS)
         table.add("p50 ms", seen.p50)
         table.add("p99 ms", seen.p99)
-        table.add("bytes/s for each watcher", seen.bytes / WATCHERS / seen.seconds)
+        table.add("bytes/s for each watcher", seen.bytes / WATCHERS / WATCHED_SECONDS)
         table.at_most("p99 from before a submission to the frame", seen.p99, TICK_MS + LATE_MS, " ms")
     table.notes.append(
         "Each score is the time before its submission began, so the delay includes storing it; each tick moves the "

@@ -15,15 +15,21 @@ T = TypeVar("T")
 
 def insert(model: type[models.Model], columns: Sequence[str], rows: Sequence[Sequence[Any]], tail: str = "") -> None:
     """Inserts rows of plain values; `tail` is SQL that follows, such as ON CONFLICT."""
-    table = connection.ops.quote_name(model._meta.db_table)
+    if not rows:
+        return
     names = ", ".join(map(connection.ops.quote_name, columns))
-    marks = f"({', '.join(['%s'] * len(columns))})"
+    into = f"INSERT INTO {connection.ops.quote_name(model._meta.db_table)} ({names})"  # All SQL here is ours.
     with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":  # An array for each column: each value of its own is dearer to parse.
+            kinds = [str(model._meta.get_field(name).db_type(connection)).partition("(")[0] for name in columns]
+            arrays = ", ".join(f"%s::{kind}[]" for kind in kinds)
+            taken = f"{into} SELECT * FROM unnest({arrays}) {tail}"  # noqa: S608
+            cursor.execute(taken, [list(values) for values in zip(*rows, strict=True)])
+            return
+        marks = f"({', '.join(['%s'] * len(columns))})"
         for some in chunks(rows, VALUES_A_STATEMENT // len(columns)):
-            cursor.execute(
-                f"INSERT INTO {table} ({names}) VALUES {', '.join([marks] * len(some))} {tail}",  # noqa: S608 (ours)
-                [value for row in some for value in row],
-            )
+            values = ", ".join([marks] * len(some))
+            cursor.execute(f"{into} VALUES {values} {tail}", [value for row in some for value in row])
 
 
 @models.ForeignObject.register_lookup

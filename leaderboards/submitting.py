@@ -29,7 +29,7 @@ class Score:
 
     @property
     def pair(self) -> scoring.Result:
-        return self.score, self.subscore
+        return float(self.score), float(self.subscore)
 
 
 class Standing(msgspec.Struct, frozen=True, tag=True):
