@@ -266,10 +266,11 @@ TASK_ATTEMPTS = env.int("TASK_ATTEMPTS", default=10)
 TASK_LEASE_SECONDS = env.float("TASK_LEASE_SECONDS", default=10.0)
 TASK_ECHO_SECONDS = env.float("TASK_ECHO_SECONDS", default=5.0)
 # Users' tasks have a queue, and in production workers, of their own: they must not keep the log's work waiting.
-# So have deliveries: a receiver that is slow must not either.
+# So have deliveries: a receiver that is slow must not either. Rankings that are made anew take long, too.
 CELERY_TASK_QUEUES = [Queue(name, routing_key=name) for name in ("celery", "tasks", "outside")]
 CELERY_TASK_ROUTES = {
     "notifications.tasks.run_task": {"queue": "tasks"},
+    "leaderboards.tasks.rebuild": {"queue": "tasks"},
     "adapters.tasks.deliver": {"queue": "outside"},
 }
 SWEEP_SECONDS = TASK_LEASE_SECONDS * 0.4  # A dead worker's task is found after 1.4 leases at most.

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from django.contrib import admin, messages
@@ -13,7 +13,7 @@ from django.utils.http import content_disposition_header
 from accounts.admin import ReadOnly
 from accounts.credentials import from_operator
 from accounts.errors import ApiError
-from accounts.principals import Principal
+from accounts.principals import Principal, valid_id
 from leaderboards import closing, curating, exporting, standings
 from leaderboards.models import Board, Entry, Submission, Window
 from leaderboards.rights import WRITE
@@ -32,7 +32,7 @@ class Operated(ReadOnly):
     def has_operate_permission(self, request: HttpRequest) -> bool:
         return _operator(request).has_scope(WRITE)
 
-    def each(self, request: HttpRequest, found: QuerySet[Any], deed: Callable[[Any], object], done: str) -> None:
+    def each(self, request: HttpRequest, found: Iterable[Any], deed: Callable[[Any], object], done: str) -> None:
         """Does it to each row, and says to how many; what cannot be done says why."""
         count = 0
         for row in found:
@@ -90,7 +90,7 @@ class WindowAdmin(Operated):
         if request.method == "POST":
             return self._act(request, window)
         name, start = request.GET.get("name", "").strip(), _number(request.GET.get("start"))
-        if name:
+        if valid_id(name):
             found = standings.around(window, name, PAGE, "ordinal")
         else:
             found = standings.page(window, start, start + PAGE, "ordinal")
@@ -116,13 +116,9 @@ class WindowAdmin(Operated):
             messages.error(request, "Nothing is done: choose what, in a window that is open.")
         else:
             actor = str(_operator(request))
-            names = request.POST.getlist("names")[: 2 * PAGE]
-            for name in names:
-                try:
-                    deed(window.board, name, actor)
-                except ApiError as error:
-                    messages.error(request, error.message)
-            messages.success(request, f"{len(names)} names: done, in every open window of the board.")
+            names = filter(valid_id, request.POST.getlist("names")[: 2 * PAGE])
+            done = "names: done, in every open window of the board"
+            self.each(request, names, lambda name: deed(window.board, name, actor), done)
         return HttpResponseRedirect(request.get_full_path())
 
     def export(self, request: HttpRequest, pk: int) -> StreamingHttpResponse:

@@ -7,7 +7,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.errors import ApiError
-from accounts.requests import PAGES, caller, cursor, newest_first, page_limit, require_id, seal_cursor, shaped
+from accounts.requests import PAGES, caller, cursor, newest_first, page_limit, require_id, seal_cursor, shaped, wrong
 from accounts.shapes import ERRORS
 from leaderboards import closing, curating, rights, shapes
 from leaderboards.models import Board, Window
@@ -67,7 +67,7 @@ class Hide(APIView):
         responses={204: None, **ERRORS},
     )
     def post(self, request: Request, board: str, name: str) -> Response:
-        curating.hide(managed_by(request, board), require_id("name", name), str(caller(request)))
+        curating.hide(managed_by(request, board), _named(request, name), str(caller(request)))
         return Response(status=204)
 
 
@@ -79,5 +79,12 @@ class Unhide(APIView):
         responses={204: None, **ERRORS},
     )
     def post(self, request: Request, board: str, name: str) -> Response:
-        curating.unhide(managed_by(request, board), require_id("name", name), str(caller(request)))
+        curating.unhide(managed_by(request, board), _named(request, name), str(caller(request)))
         return Response(status=204)
+
+
+def _named(request: Request, name: str) -> str:
+    """Whom it is about. Raises ApiError 400, also for a score: its owner has a name that ends like our path."""
+    if request.data:
+        raise wrong("name", "one that ends in /hide or /unhide gets its scores with many at once")
+    return require_id("name", name)

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import F
 from django.utils import timezone
 
@@ -15,6 +15,7 @@ def erase_user(user: str) -> bool:
     """Deletes the entries of the owner of this name, what was submitted for them, and that there was such an owner.
 
     One of USER_ERASERS: inside the transaction that erases the user. In archived windows the others keep their ranks.
+    Raises IntegrityError, as the commit may, when a score of theirs comes meanwhile.
     """
     owner = Owner.objects.filter(name=user).first()
     if owner is None:
@@ -28,9 +29,12 @@ def erase_user(user: str) -> bool:
         book.put(user, None)
         book.write(numbers, "", timezone.now())
         transaction.on_commit(partial(indexing.apply, window, book.changes), robust=True)
-    ranked = entries.filter(hidden=False)
+    archived = entries.filter(window__in=Window.objects.exclude(archived_at=None))
+    ranked = archived.filter(hidden=False)
     Window.objects.filter(pk__in=ranked.values("window")).update(entries=F("entries") - 1)
-    entries.delete()
+    archived.delete()
     Submission.objects.filter(owner=owner).delete()
-    owner.delete()
+    _, deleted = owner.delete()
+    if deleted.get(Entry._meta.label):
+        raise IntegrityError("A score has come meanwhile, whose ranking has not been told.")
     return True

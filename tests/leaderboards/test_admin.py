@@ -88,6 +88,15 @@ def test_names_are_hidden_shown_and_removed(operator: Client, board: Board) -> N
     assert "Nothing is done" in act(operator, window, "erase", "eve")
 
 
+@pytest.mark.parametrize("ranking", ["redis", "database"])
+def test_names_that_cannot_be_and_those_that_are_not_there_are_no_errors(operator: Client, ranking: str) -> None:
+    window = fill(Board.objects.create(name="race", schedules=["none"], ranking=ranking), ada=3.0)
+    assert standings(operator, window, "?name=a%00b") == [(0, "ada")]
+    told = act(operator, window, "hide", "a\0b", "nobody")
+    assert "has no score" in told
+    assert "done" not in told
+
+
 def test_who_may_only_look_cannot_act(board: Board) -> None:
     window = fill(board, ada=3.0)
     viewer = User.objects.create_user("viewer", is_staff=True)

@@ -564,6 +564,15 @@ def test_a_hidden_name_keeps_its_score_and_its_place(acme: Api) -> None:
     assert acme.refusal("POST", f"{path}/nobody/unhide") == (404, "not_ranked")
 
 
+@pytest.mark.parametrize("deed", ["hide", "unhide"])
+def test_a_score_for_a_name_that_ends_like_a_path_hides_nobody(acme: Api, deed: str) -> None:
+    """Users may choose their ids, and a backend submits for them by name."""
+    path = board(acme, "b", ("ann", 9))
+    assert acme.refusal("POST", f"{path}/{quote(f'ann/{deed}', safe='')}", {"score": 1}) == (400, "malformed")
+    assert names(acme.does("GET", path)) == ["ann"]
+    assert acme("POST", f"{path}/ann/{deed}", {}).status_code == 204
+
+
 # --- Boards ---------------------------------------------------------------------------------------
 
 SETTINGS = {

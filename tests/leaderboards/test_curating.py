@@ -1,16 +1,19 @@
 """Removed, hidden, evicted, reviewed and erased: each a numbered change that is on the record."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import pytest
+from django.db import connection
 
 from accounts import users
 from accounts.errors import ApiError
 from accounts.models import User
 from leaderboards import boards, closing, curating, erasure, standings, windows
+from leaderboards.book import Book
 from leaderboards.models import Board, Entry, Owner, Submission, Window
 from leaderboards.rankings import key_of, ranking_of
 from tests.leaderboards.boards_at_work import SERVICE, at_once, make, names, opened, score
@@ -248,6 +251,27 @@ def test_indexes_hear_of_it_and_can_be_made_anew_without(board: Board) -> None:
             assert ranking_of(board).head(key_of(window)) == window.seq
             ranking_of(board).rebuild(key_of(window))
     assert shown(board) == [["ada", "eve"]] * 2
+
+
+def test_a_score_that_comes_while_its_user_is_erased_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite lets nobody write meanwhile.")
+    first, other = make("first"), make("other")
+    score(first, ("eve", 5))
+    score(other, ("bob", 1))
+    write, comes = Book.write, [lambda: score(other, ("eve", 9))]
+
+    def write_late(book: Book, numbers: Mapping[str, int], actor: str, now: datetime) -> None:
+        write(book, numbers, actor, now)
+        if not actor and comes:
+            at_once(1, comes.pop())
+
+    monkeypatch.setattr(Book, "write", write_late)
+    erase("eve")
+    assert not comes
+    assert not Owner.objects.filter(name="eve").exists()
+    assert (shown(first), shown(other)) == ([[]], [["bob"]])
+    assert [window.entries for window in Window.objects.order_by("pk")] == [0, 1]
 
 
 def test_who_has_no_scores_is_nobody_here() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from leaderboards import rebuilding
-from tests.leaderboards.hall import SCORES, Hall
+from tests.leaderboards.hall import SCORES, Hall, Ledger, Told
 from tests.leaderboards.record import base
 from tests.servers import STOP_SECONDS, Stack, eventually
 
@@ -242,3 +242,34 @@ def test_an_index_ahead_of_a_database_that_lost_something_is_made_anew(hall: Hal
     hall.healed()
     hall.expect()
     note(f"ahead: {seconds:.1f} s")
+
+
+# --- The ledger -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "right"),
+    [
+        (Told(5, 6, "ann", 999_985, 0), False),
+        (Told(5, 6, "ann", 999_985, 1), True),
+        (Told(5, 6, "ann", 999_985, 2), True),  # Bob's better score is on its way.
+        (Told(5, 6, "ann", 999_985, 3), False),
+        (Told(7, 8, "ann", 999_985, 1), False),
+        (Told(7, 8, "ann", 999_985, 2), True),
+        (Told(7, 8, "ann", 999_975, 4), False),  # As if her second score had not come.
+        (Told(5, 6, "bob", 0, None), True),
+        (Told(7, 8, "bob", 0, None), False),
+        (Told(7, 8, "base-099999", 999_990, 0), False),
+        (Told(7, 8, "base-099999", 999_990, 1), True),
+    ],
+)
+def test_the_ledger_finds_wrong_ranks(told: Told, right: bool) -> None:
+    ledger = Ledger()
+    ledger.sent = {"ann": [(1, 999_975), (2, 999_985)], "bob": [(3, 999_995)]}
+    ledger.accepted = {"ann": [(2, 999_975), (3, 999_985)], "bob": [(6.5, 999_995)]}
+    ledger.told = [told]
+    if right:
+        assert ledger.check() == 1
+    else:
+        with pytest.raises(AssertionError):
+            ledger.check()
