@@ -150,12 +150,12 @@ class SubmissionAdmin(Operated):
 
     @admin.action(description="Approve: let what is held count", permissions=["operate"])
     def approve(self, request: HttpRequest, found: QuerySet[Submission]) -> None:
-        actor = str(_operator(request))
+        actor = _operator(request)
         self.each(request, found, lambda row: curating.approve(row.pk, actor), "submissions are approved")
 
     @admin.action(description="Reject what is held", permissions=["operate"])
     def reject(self, request: HttpRequest, found: QuerySet[Submission]) -> None:
-        actor = str(_operator(request))
+        actor = _operator(request)
         self.each(request, found, lambda row: curating.reject(row.pk, actor), "submissions are rejected")
 
 

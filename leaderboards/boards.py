@@ -17,7 +17,7 @@ from accounts.errors import ApiError
 from accounts.principals import Principal
 from accounts.throttles import parse
 from leaderboards import closing, schedules, windows
-from leaderboards.models import Board, Entry, Window
+from leaderboards.models import Board, Entry, Window, new_epoch
 from leaderboards.scoring import SCORE_MAX
 
 FOUND_SECONDS = 1.0  # So long a process goes by what it has read of a board.
@@ -118,6 +118,9 @@ def _change(board: Board, changes: Mapping[str, Any], actor: Principal | None) -
         text = "order: the board has entries, which are in order already: delete it, or make another one."
         raise ApiError(422, "order_fixed", text)
     board.save(update_fields=changes.keys())
+    if after["order"] != before["order"]:  # What a process makes of an index by the old one is not ours.
+        for window in opened:
+            Window.objects.filter(pk=window.pk).update(epoch=new_epoch())
     windows.close([window for window in opened if window.schedule not in board.schedules], timezone.now())
     windows.lock_open(board)
     audit.record(actor, "board.changed", subject(board), before=before, after=after)
@@ -150,7 +153,8 @@ def _clean(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(board: Board) -> None:
     """Raises ApiError 422 for settings that do not go together."""
-    if not 1 <= len(board.schedules) <= SCHEDULES_MAX or len(set(board.schedules)) < len(board.schedules):
+    different = len(set(map(str.upper, board.schedules)))
+    if not 1 <= different == len(board.schedules) <= SCHEDULES_MAX:
         raise _refused("schedule", f"one, or up to {SCHEDULES_MAX} different ones")
     try:
         schedules.validate_timezone(board.timezone)

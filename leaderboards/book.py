@@ -118,4 +118,5 @@ class Book:
             Window.objects.filter(pk=self.window.pk).update(seq=self.window.seq, entries=F("entries") + self._ranked)
 
     def _delete(self, gone: Iterable[int]) -> None:
-        Entry.objects.filter(window=self.window, owner_id__among=list(gone)).delete()
+        if numbers := list(gone):
+            Entry.objects.filter(window=self.window, owner_id__among=numbers).delete()

@@ -13,8 +13,10 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
+from accounts import audit
 from accounts.errors import ApiError
-from leaderboards import indexing, owners, submitting, windows
+from accounts.principals import Principal
+from leaderboards import boards, indexing, owners, submitting, windows
 from leaderboards.book import Book, Line
 from leaderboards.closing import in_order
 from leaderboards.models import Board, Entry, Submission, Window
@@ -109,34 +111,47 @@ def _evict_worst(book: Book, now: datetime) -> int:
 # --- Held submissions -----------------------------------------------------------------------------
 
 
-def approve(held: int, actor: str) -> None:
+def approve(held: int, actor: Principal | None) -> None:
     """Submits what was held, as it was given, into the windows that are open now; twice is once.
 
     Raises ApiError 404 when the board has been deleted, 409 for what is held no more, 422 where a rule of the board
     is against it.
     """
-    row = Submission.objects.select_related("owner", "window__board").filter(pk=held).first()
-    if row is None:
-        raise _reviewed()
+    _tell(owners.despite_erasures(lambda: _approve(held, actor)))
+
+
+def reject(held: int, actor: Principal | None) -> None:
+    """Raises ApiError 409 for what is held no more."""
+    with transaction.atomic():
+        row = _find(held)
+        _decide(row, State.REJECTED)
+        audit.record(actor, "score.rejected", boards.subject(row.window.board), after={"submission": held})
+
+
+def _approve(held: int, actor: Principal | None) -> list[Book]:
+    row = _find(held)
     board = row.window.board
     score = Score(row.owner.name, row.given or 0.0, row.given_sub or 0.0, row.operator, row.metadata)
     with transaction.atomic():
         windows.lock_open(board)  # First, as everybody does, or two deadlock.
-        _decide(held, State.APPROVED)
-        books, (taken,) = submitting.store(board, [score], actor, late=(), reviewed=True)
+        _decide(row, State.APPROVED)
+        audit.record(actor, "score.approved", boards.subject(board), after={"submission": held})
+        books, (taken,) = submitting.store(board, [score], str(actor or audit.SYSTEM), late=(), reviewed=True)
         if isinstance(taken, Refusal):
             raise taken.error()
-    _tell(books)
+    return books
 
 
-def reject(held: int, actor: str) -> None:
-    """Raises ApiError 409 for what is held no more."""
-    _decide(held, State.REJECTED)
+def _find(held: int) -> Submission:
+    row = Submission.objects.select_related("owner", "window__board").filter(pk=held).first()
+    if row is None:
+        raise _reviewed()
+    return row
 
 
-def _decide(held: int, state: str) -> None:
+def _decide(row: Submission, state: str) -> None:
     """Whoever comes first decides."""
-    if not Submission.objects.filter(pk=held, state=State.HELD).update(state=state):
+    if not Submission.objects.filter(pk=row.pk, state=State.HELD).update(state=state):
         raise _reviewed()
 
 

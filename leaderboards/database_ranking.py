@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.db import connection
-from django.db.models import QuerySet
+from django.db.models import Max, QuerySet
 
 from leaderboards.models import Entry, Window
 from leaderboards.ranking import Change, Found, Key, Row, Ties, Told, WindowKey, nobody
@@ -70,10 +70,10 @@ class DatabaseRanking:
 
     indexed = False
 
-    def apply(self, window: WindowKey, changes: Sequence[Change]) -> tuple[list[int | None], list[int | None]]:
+    def apply(self, window: WindowKey, changes: Sequence[Change]) -> tuple[None, list[int | None]]:
         names = [change.name for change in changes]
         ranks = {row.name: row.rank for row in self.standings(window, names).rows}
-        return [None] * len(names), [ranks.get(name) for name in names]
+        return None, [ranks.get(name) for name in names]
 
     def head(self, window: WindowKey) -> int:
         return Window.objects.filter(pk=window.id).values_list("seq", flat=True).first() or 0
@@ -185,8 +185,10 @@ def _final(window: WindowKey) -> QuerySet[Entry]:
 
 
 def _archived(window: WindowKey, entries: QuerySet[Entry]) -> Found:
-    """In a window in which nothing changes any more."""
-    seq, total = Window.objects.filter(pk=window.id).values_list("seq", "entries").first() or (0, 0)
+    """In a window in which nothing changes any more; of who was erased, the rank stays, with nobody at it."""
+    seq = Window.objects.filter(pk=window.id).values_list("seq", flat=True).first() or 0
+    last = _final(window).aggregate(last=Max("rank"))["last"]
+    total = 0 if last is None else last + 1
     found = entries.values_list("owner__name", "score", "subscore", "place", "rank")
     rows = [Row(name, score, subscore, place, rank or 0) for name, score, subscore, place, rank in found]
     return Found(rows, total, seq)

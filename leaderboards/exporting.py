@@ -1,6 +1,7 @@
 """A window as CSV, best first, for people who open it in a spreadsheet."""
 
 import csv
+import re
 from collections.abc import AsyncIterator, Sequence
 
 from leaderboards import standings
@@ -9,6 +10,7 @@ from leaderboards.ranking import Row
 from realtime.database import in_database
 
 ROWS_AT_ONCE = 1000
+_FORMULA = re.compile(r"(^|[;\t|])(['=+@\uff1d\uff0b\uff0d\uff20-])")
 COLUMNS = ("position", "name", "score", "subscore")
 
 
@@ -32,8 +34,8 @@ async def lines(window: Window) -> AsyncIterator[str]:
 
 
 def _harmless(text: str) -> str:
-    """Spreadsheets take a text that begins so for a formula, and would run it."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "'")) else text
+    """A quote before what spreadsheets take for a formula, and would run: also behind what separates cells in some."""
+    return _FORMULA.sub(r"\1'\2", text)
 
 
 def _plain(value: float) -> float:

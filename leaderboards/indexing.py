@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from django.conf import settings
 
@@ -28,6 +29,7 @@ AT_ONCE_ENTRIES = 2000  # An index of so many is made anew by who misses it.
 CONFIRMED_MAX = 100
 WINDOWS_REMEMBERED = 10_000
 
+T = TypeVar("T")
 Question = Callable[[Ranking, WindowKey], Found]
 
 _database = DatabaseRanking()
@@ -53,14 +55,12 @@ def apply(window: Window, changes: Sequence[Change], asking: Sequence[str] = ())
     before: dict[str, int | None] = {}
     after: dict[str, int | None] = {}
     try:
-        try:
-            if changes:
-                ranks_before, ranks_after = _apply(ranking, key, changes)
-                before, after = (dict(zip(names, ranks, strict=True)) for ranks in (ranks_before, ranks_after))
-        except Missing:
-            _mend(ranking, window)
+        if changes:
+            old, new = _mending(ranking, window, lambda: _apply(ranking, key, changes))
+            before = dict(zip(names, old, strict=True)) if old else {}
+            after = dict(zip(names, new, strict=True))
         if unknown := [name for name in dict.fromkeys(asking) if name not in after]:
-            found = _answer(ranking, key, window.seq, lambda ranking, key: ranking.standings(key, unknown))
+            found = _mending(ranking, window, lambda: _standings(ranking, key, window.seq, unknown))
             after |= {row.name: row.rank for row in found.rows}
     except (Unavailable, Missing):
         return Moves()
@@ -76,18 +76,22 @@ def ask(window: Window, question: Question) -> Found:
     ranking, key = ranking_of(window.board), key_of(window)
     if not ranking.indexed or key.archived:
         return question(_database, key)
+
+    def answer() -> Found:
+        _check(ranking, window, key)
+        return _answer(ranking, key, window.seq, question)
+
     try:
-        try:
-            _check(ranking, window, key)
-            return _answer(ranking, key, window.seq, question)
-        except Missing:
-            _mend(ranking, window)
-            return _answer(ranking, key, window.seq, question)
+        return _mending(ranking, window, answer)
     except (Missing, Unavailable):
         if window.entries > settings.LEADERBOARD_DATABASE_ENTRIES:
             text = "The ranking is being made anew: try again."
             raise ApiError(503, "ranking_unavailable", text, retry_after=2) from None
         return question(_database, key)
+
+
+def _standings(ranking: Ranking, key: WindowKey, seq: int, names: Sequence[str]) -> Found:
+    return _answer(ranking, key, seq, lambda ranking, key: ranking.standings(key, names))
 
 
 def _answer(ranking: Ranking, key: WindowKey, seq: int, question: Question) -> Found:
@@ -107,7 +111,7 @@ def _answer(ranking: Ranking, key: WindowKey, seq: int, question: Question) -> F
 
 def _apply(
     ranking: Ranking, key: WindowKey, changes: Sequence[Change]
-) -> tuple[Sequence[int | None], Sequence[int | None]]:
+) -> tuple[Sequence[int | None] | None, Sequence[int | None]]:
     for _ in range(OVERTAKEN_LOOKS):
         try:
             ranks = ranking.apply(key, changes)
@@ -121,13 +125,13 @@ def _apply(
             ranks = ranking.apply(key, changes)
         except Gap as gap:  # It went back: somebody else has the same keys.
             raise Missing from gap
-    if ranking.indexed and ranks[0][0] is None:
+    if ranking.indexed and ranks[0] is None:
         _confirm(ranking, key, changes)
     return ranks
 
 
 def _confirm(ranking: Ranking, key: WindowKey, changes: Sequence[Change]) -> None:
-    """That the index, which perhaps had these numbers already, had them for these changes.
+    """That the index, which had some of these numbers already, had them for these changes.
 
     Otherwise it is of a past that the database has lost, as when a copy of it took over, and is dropped: Missing.
     """
@@ -176,6 +180,15 @@ def _check(ranking: Ranking, window: Window, key: WindowKey) -> None:
 
 def _seq(window: Window) -> int:
     return Window.objects.filter(pk=window.pk).values_list("seq", flat=True).first() or 0
+
+
+def _mending(ranking: Ranking, window: Window, work: Callable[[], T]) -> T:
+    """What some work gives, if need be when the index has been made anew. Raises Missing if it is to come yet."""
+    try:
+        return work()
+    except Missing:
+        _mend(ranking, window)
+        return work()
 
 
 def _mend(ranking: Ranking, window: Window) -> None:

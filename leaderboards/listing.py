@@ -1,6 +1,7 @@
 """What `GET /api/leaderboards/{board}` asks for, and the answer: by rank, around a name, by names, by scores."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple, cast, get_args
@@ -168,10 +169,8 @@ def _names(text: str) -> list[str]:
 
 def _score(request: Request, name: str, default: float) -> float:
     text = request.query_params.get(name)
-    try:
-        value = default if text is None else float(text)
-    except ValueError:
-        value = math.nan
-    if text is not None and not math.isfinite(value):
+    if text is None:
+        return default
+    if not re.fullmatch(r"[+-]?[0-9]{1,20}(\.[0-9]{0,20})?([eE][+-]?[0-9]{1,2})?", text):
         raise wrong(name, "a number")
-    return value
+    return float(text)

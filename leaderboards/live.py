@@ -5,6 +5,7 @@ to date and publishes what has changed; the others find that done. The versions 
 begins anew, under another epoch, and listeners get all of it.
 """
 
+import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from django.db import DatabaseError
 from django.utils import timezone
 from msgspec import UNSET
 
@@ -24,7 +26,9 @@ from leaderboards.shapes import Number, Ranked
 from realtime import bus, protocol
 from realtime.frames import Event
 from realtime.log import Position
-from realtime.redis_scripts import Argument, run
+from realtime.redis_scripts import Argument, RedisDown, run
+
+logger = logging.getLogger(__name__)
 
 TOP = 100
 TICK_SECONDS = 0.1  # No board is told of more often.
@@ -98,6 +102,10 @@ def tick(names: Sequence[str]) -> Round:
                 bus.publish(_advance(name, window))
         except ApiError:  # It is being made anew, and too large to be asked of the database.
             continue
+        except (RedisDown, DatabaseError):
+            raise
+        except Exception:  # One that is broken, as by a ranking that RANKINGS names no more, holds up no other.
+            logger.exception("The live board %s cannot be brought up to date", name)
     return this
 
 

@@ -1,9 +1,16 @@
 """Owners by their names: an application names them, the rows that there are many of have their numbers."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from django.db import IntegrityError
 
 from leaderboards.bulk import insert
 from leaderboards.models import Owner
+
+TRIES = 5
+
+T = TypeVar("T")
 
 
 def numbers(names: Iterable[str]) -> dict[str, int]:
@@ -19,3 +26,13 @@ def ensure(names: Iterable[str]) -> dict[str, int]:
         insert(Owner, ["name"], [[name] for name in missing], "ON CONFLICT DO NOTHING")
         found |= numbers(missing)
     return found
+
+
+def despite_erasures(work: Callable[[], T]) -> T:
+    """Does work that is one transaction, anew where an owner was erased meanwhile: they begin as somebody unknown."""
+    for _ in range(TRIES - 1):
+        try:
+            return work()
+        except IntegrityError:
+            continue
+    return work()

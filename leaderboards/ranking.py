@@ -68,7 +68,7 @@ class Unavailable(Exception):
 
 
 class Missing(Exception):
-    """The ranking has no index of this window, or that of another epoch: it is to be rebuilt."""
+    """The ranking has no whole index of this window, or that of another epoch: it is to be rebuilt."""
 
 
 class Gap(Exception):
@@ -96,10 +96,10 @@ class Ranking(Protocol):
     indexed: bool
     """Whether it keeps an index, which `apply` has to be told of changes."""
 
-    def apply(self, window: WindowKey, changes: Sequence[Change]) -> tuple[list[int | None], list[int | None]]:
+    def apply(self, window: WindowKey, changes: Sequence[Change]) -> tuple[list[int | None] | None, list[int | None]]:
         """Takes changes, whose numbers follow each other -> the ordinal ranks of their owners before, and after all.
 
-        What it has already, it takes again as nothing: then the ranks before are unknown, None. Raises Gap.
+        What it has already, it takes again as nothing: then there are no ranks before. Raises Gap.
         """
 
     def head(self, window: WindowKey) -> int:

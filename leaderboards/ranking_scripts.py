@@ -1,20 +1,23 @@
 """What Redis does for a ranking, each in one step that nothing comes between.
 
 Keys of a window, in this order: `z`, a sorted set whose scores are those of the entries, negative on a board where more
-is better; `m`, a hash from names to tags; `i`, a hash with `epoch` and `head`, and `dense` once somebody has asked for
-dense ranks: 0 if the next rebuild is to care for them, 1 if this index does; `d`, then, a sorted set of the different
-results. A member of `z` is a tag and a name, so that the order of bytes breaks ties: see redis_ranking.tag.
+is better; `m`, a hash from names to tags; `i`, a hash with `epoch`, `head` and `size`, which is how many `z` and `m`
+have, and `dense` once somebody has asked for dense ranks: 0 if the next rebuild is to care for them, 1 if this index
+does; `d`, then, a sorted set of the different results. A member of `z` is a tag and a name, so that the order of bytes
+breaks ties: see redis_index.tag.
 
 A bound is a member that no entry has, put in and taken out again: its rank is how many are before it.
 
-Every script that begins with INDEX has the epoch as its first argument, and answers nil when the index is not of it.
+Every script that begins with INDEX has the epoch as its first argument, and answers nil when the index is not of it,
+or when Redis has lost one of its keys, as when it evicts.
 """
 
 INDEX = """
 local Z, M, I, D = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local index = redis.call('HMGET', I, 'epoch', 'head', 'dense')
-if index[1] ~= ARGV[1] then return false end
-local head, dense = index[2], index[3] == '1'
+local index, total = redis.call('HMGET', I, 'epoch', 'head', 'size', 'dense'), redis.call('ZCARD', Z)
+if index[1] ~= ARGV[1] or tonumber(index[3]) ~= total or redis.call('HLEN', M) ~= total then return false end
+local head, dense = index[2], index[4] == '1'
+if dense and total > 0 and redis.call('EXISTS', D) == 0 then return false end
 local function bound(score, member)
   redis.call('ZADD', Z, score, member)
   local rank = redis.call('ZRANK', Z, member)
@@ -91,7 +94,7 @@ local first, size = 5, (#ARGV - 4) / 3
 local old = members(first, redis.call('HMGET', M, slice(first, size)))
 local was = ARGV[4] == '1' and ranks(old)
 local new = change(first, old)
-redis.call('HSET', I, 'head', ARGV[3])
+redis.call('HSET', I, 'head', ARGV[3], 'size', redis.call('ZCARD', Z))
 return {head, was, ARGV[4] == '1' and ranks(new)}
 """
 )
@@ -143,7 +146,7 @@ for first = 3, #ARGV, 1000 do
     end
   end
 end
-return {head, redis.call('ZCARD', Z), found}
+return {head, total, found}
 """
 )
 
@@ -153,7 +156,6 @@ ROWS = (
     INDEX
     + TIES
     + """
-local total = redis.call('ZCARD', Z)
 local function rows(start, stop)
   local found, edge = {}, start
   if start < stop then
@@ -202,6 +204,13 @@ return {size, rows(from + start, from + math.min(start + tonumber(ARGV[6]), size
 """
 )
 
+# epoch: where there is no index, one without entries, as before the first change
+OPEN = """
+if redis.call('EXISTS', KEYS[3]) == 1 then return end
+redis.call('UNLINK', unpack(KEYS))
+redis.call('HSET', KEYS[3], 'epoch', ARGV[1], 'head', '0', 'size', '0')
+"""
+
 # --- A new index, under keys of its own until it is whole -----------------------------------------
 
 # The lease; its token, milliseconds -> whether it is ours now
@@ -213,7 +222,7 @@ END_LEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEY
 # Four new keys, the old `i`; epoch, head, milliseconds
 BEGIN = """
 redis.call('UNLINK', unpack(KEYS, 1, 4))
-redis.call('HSET', KEYS[3], 'epoch', ARGV[1], 'head', ARGV[2])
+redis.call('HSET', KEYS[3], 'epoch', ARGV[1], 'head', ARGV[2], 'size', '0')
 if redis.call('HEXISTS', KEYS[5], 'dense') == 1 then redis.call('HSET', KEYS[3], 'dense', '1') end
 redis.call('PEXPIRE', KEYS[3], ARGV[3])
 """
@@ -229,6 +238,7 @@ redis.call('PEXPIRE', KEYS[5], ARGV[3])
 local old = {}
 for k = 1, (#ARGV - 4) / 3 do old[k] = false end
 change(5, old)
+redis.call('HSET', I, 'size', redis.call('ZCARD', Z))
 for k = 1, 4 do redis.call('PEXPIRE', KEYS[k], ARGV[4]) end
 return 1
 """

@@ -16,7 +16,7 @@ for i = 4, #ARGV do
   local key = prefix .. ARGV[i]
   local full_at = math.min(math.max(tonumber(redis.call('GET', key) or 0), now), now + room) + each
   if full_at - now > room then
-    late[#late + 1] = ARGV[i]
+    late[#late + 1] = i - 4
   else
     redis.call('SET', key, string.format('%.0f', full_at), 'PX', math.ceil((full_at - now) / 1000))
   end
@@ -25,8 +25,8 @@ return late
 """
 
 
-def too_fast(board: Board, names: Iterable[str]) -> set[str]:
-    """Counts a submission of each owner -> who has sent more than the board's rate. While Redis is down, nobody."""
+def too_fast(board: Board, names: Iterable[str]) -> set[int]:
+    """Counts submissions by their owners -> the places of those beyond the board's rate; none while Redis is down."""
     rate = parse(board.rate)
     if rate is None:
         return set()

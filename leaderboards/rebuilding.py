@@ -10,7 +10,6 @@ import logging
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 from leaderboards import ranking_scripts as scripts
 from leaderboards.bulk import chunks
@@ -58,7 +57,9 @@ def _build(live: Index, token: str, told: Told) -> None:
         call(scripts.FORGET, live.keys)
         return
     seq, epoch = state
-    new = Index(replace(window, epoch=epoch), f".{token}")
+    if epoch != window.epoch:
+        raise Unavailable("The window's order is not what it was: ask again.")
+    new = Index(window, f".{token}")
     call(scripts.BEGIN, [*new.keys, live.keys[2]], epoch, seq, LEFT_BEHIND_MS)
     _fill(new, token, told)
     _follow(new, token, seq)
@@ -85,7 +86,7 @@ def _load(new: Index, token: str, *values: Argument) -> None:
     """Puts in entries, if any, and renews the lease."""
     keys = [*new.keys, new.lease]
     if not call(scripts.LOAD, keys, new.window.epoch, token, LEASE_MS, LEFT_BEHIND_MS, *values):
-        raise Unavailable("Another process has taken over.")
+        raise Unavailable("Another process has taken over, or Redis has lost what was made so far.")
 
 
 def _follow(new: Index, token: str, seq: int) -> None:
@@ -142,7 +143,10 @@ def want(window: int) -> None:
 
 
 def rebuild_wanted(limit: int = 10) -> int:
-    """Makes some of the indexes anew that somebody missed -> how many. What others are making is left to them."""
+    """Makes some of the indexes anew that somebody missed -> how many. What others are making is left to them.
+
+    One that fails keeps nobody else waiting: it is made when somebody misses it again.
+    """
     done = 0
     for number in call(scripts.WANTED, [_WANTED], limit):
         window = Window.objects.select_related("board").filter(pk=int(number), archived_at=None).first()
@@ -153,5 +157,7 @@ def rebuild_wanted(limit: int = 10) -> int:
         except (Missing, Unavailable) as error:  # Missing: Redis has lost everything meanwhile.
             logger.info("The index of %s has to wait: %s", window, error)
             continue
+        except Exception:
+            logger.exception("The index of %s cannot be made", window)
         call(scripts.DONE, [_WANTED], number)
     return done

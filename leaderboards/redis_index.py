@@ -9,6 +9,7 @@ from leaderboards.bulk import chunks
 from leaderboards.ranking import Change, Gap, Key, Missing, Row, Unavailable, WindowKey
 from realtime.redis_scripts import Argument, RedisDown, run
 
+NEW_CHANGES = 1000  # A window with more of them is not new any more.
 CHANGES_A_SCRIPT = 1000  # So that nobody waits long for Redis; 3,900 are possible.
 SIGN = 1 << 63
 ALL = (1 << 64) - 1
@@ -17,6 +18,8 @@ TAG_BYTES = 14
 _float = Struct(">d")
 _word = Struct(">Q")
 _tag = Struct(">QHI")
+
+Ranks = dict[str, int | None]
 
 
 class Index:
@@ -37,25 +40,32 @@ class Index:
     def head(self) -> int:
         return int(self.ask(scripts.HEAD))
 
+    def open(self) -> None:
+        """Makes an index without entries, at 0, where there is none, and nobody else's."""
+        call(scripts.OPEN, self.keys, self.window.epoch)
+
     def ranks(self, names: Sequence[str]) -> list[int | None]:
         return [rank for some in chunks(names, CHANGES_A_SCRIPT) for rank in self.ask(scripts.RANKS, *some)]
 
-    def apply(self, changes: Sequence[Change], *, ranks: bool) -> tuple[dict[str, int | None], dict[str, int | None]]:
-        """Takes up to CHANGES_A_SCRIPT changes -> if wanted, the ranks before and after of those that were new to it.
+    def apply(self, changes: Sequence[Change], *, ranks: bool) -> tuple[Ranks, Ranks] | None:
+        """Takes 1 to CHANGES_A_SCRIPT changes -> if wanted, the ranks before and after; None: it had some already.
 
         Raises Gap, too.
         """
-        while changes:
-            last = {change.name: change for change in changes}
-            edges = changes[0].seq - 1, changes[-1].seq
+        new = changes
+        while new:
+            last = {change.name: change for change in new}
+            edges = new[0].seq - 1, new[-1].seq
             head, *found = self.ask(scripts.APPLY, *edges, int(ranks), *arguments(self.window, last.values()))
-            if found:
+            if found and len(new) == len(changes):
                 before, after = (dict(zip(last, some or [], strict=ranks)) for some in found)
                 return before, after
+            if found:
+                break
             if int(head) < edges[0]:
                 raise Gap(int(head))
-            changes = [change for change in changes if change.seq > int(head)]
-        return {}, {}
+            new = [change for change in new if change.seq > int(head)]
+        return None
 
 
 def call(script: str, keys: Sequence[str], *args: Argument) -> Any:

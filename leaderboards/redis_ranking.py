@@ -7,8 +7,8 @@ from typing import Any
 from leaderboards import ranking_scripts as scripts
 from leaderboards import rebuilding
 from leaderboards.bulk import chunks
-from leaderboards.ranking import Change, Found, Key, Row, Ties, Told, WindowKey, nobody
-from leaderboards.redis_index import CHANGES_A_SCRIPT, Index, call, order, row, tag
+from leaderboards.ranking import Change, Found, Key, Missing, Row, Ties, Told, WindowKey, nobody
+from leaderboards.redis_index import CHANGES_A_SCRIPT, NEW_CHANGES, Index, call, order, row, tag
 
 
 class RedisRanking:
@@ -19,20 +19,15 @@ class RedisRanking:
 
     indexed = True
 
-    def apply(self, window: WindowKey, changes: Sequence[Change]) -> tuple[list[int | None], list[int | None]]:
+    def apply(self, window: WindowKey, changes: Sequence[Change]) -> tuple[list[int | None] | None, list[int | None]]:
         index = Index(window)
-        names = [change.name for change in changes]
-        if len(changes) <= CHANGES_A_SCRIPT:
-            before, after = index.apply(changes, ranks=True)
-            if len(after) < len(set(names)):
-                after = dict(zip(names, index.ranks(names), strict=True))
-            return [before.get(name) for name in names], [after[name] for name in names]
-        old = index.ranks(names)
-        head = index.head()  # After it: what is beyond has not been taken before.
-        for some in chunks(changes, CHANGES_A_SCRIPT):
-            index.apply(some, ranks=False)
-        known = [rank if change.seq > head else None for change, rank in zip(changes, old, strict=True)]
-        return known, index.ranks(names)
+        try:
+            return _apply(index, changes)
+        except Missing:
+            if changes[0].seq > NEW_CHANGES:
+                raise
+        index.open()  # The changes of a new window are all that there is to know of it.
+        return _apply(index, changes)
 
     def head(self, window: WindowKey) -> int:
         return Index(window).head()
@@ -66,6 +61,20 @@ class RedisRanking:
     def drop(self, window: WindowKey) -> None:
         index = Index(window)
         call(scripts.FORGET, [*index.keys, index.lease])  # Without its lease, a new index does not come either.
+
+
+def _apply(index: Index, changes: Sequence[Change]) -> tuple[list[int | None] | None, list[int | None]]:
+    if not changes:
+        return [], []
+    names = [change.name for change in changes]
+    if len(changes) <= CHANGES_A_SCRIPT:
+        if moves := index.apply(changes, ranks=True):
+            before, after = ([ranks[name] for name in names] for ranks in moves)
+            return before, after
+        return None, index.ranks(names)
+    old = index.ranks(names)
+    taken = [index.apply(some, ranks=False) for some in chunks(changes, CHANGES_A_SCRIPT)]
+    return None if None in taken else old, index.ranks(names)
 
 
 def _found(window: WindowKey, ties: Ties, answer: Sequence[Any]) -> Found:

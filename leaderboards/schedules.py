@@ -29,7 +29,7 @@ def validate(schedule: str) -> str:
     """The schedule as it is stored. Raises ValueError that says what a schedule is."""
     if schedule == NONE or schedule in _CRON:
         return schedule
-    cron = " ".join(schedule.split()).upper()
+    cron = " ".join(schedule.split())
     if len(cron.split()) == 5 and len(cron) <= SCHEDULE_MAX:
         try:
             period(cron, "UTC", datetime.now(UTC))
@@ -58,7 +58,7 @@ def period(schedule: str, timezone: str, at: datetime) -> Period:
     if schedule == NONE:
         return Period(at, None, "")
     zone = ZoneInfo("UTC" if schedule == "hourly" else timezone)
-    cron = _CRON.get(schedule, schedule)
+    cron = _CRON.get(schedule, schedule.upper())
     begin = _last(cron, zone, at)
     if schedule in _LABELS:
         label = begin.strftime(_LABELS[schedule])

@@ -38,9 +38,9 @@ def check(board: Board, pair: Result) -> None:
     """Raises OutOfBounds for a result that may not be."""
     score, subscore = pair
     if board.min_score is not None and score < board.min_score:
-        raise OutOfBounds(f"score: at least {board.min_score:g} on this board (min_score).")
+        raise OutOfBounds(f"score: at least {board.min_score} on this board (min_score).")
     if board.max_score is not None and score > board.max_score:
-        raise OutOfBounds(f"score: at most {board.max_score:g} on this board (max_score).")
+        raise OutOfBounds(f"score: at most {board.max_score} on this board (max_score).")
     if not (abs(score) <= SCORE_MAX and abs(subscore) <= SCORE_MAX):
         raise OutOfBounds("score: from -2^53 to 2^53, where integers are exact; so is subscore.")
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from accounts import idempotency
@@ -78,21 +78,19 @@ def submit(
     is held for a review. Raises ApiError 404 when the board is deleted meanwhile, 409 while an equal claim is being
     carried out elsewhere, 422 for a claim that was used for something else.
     """
-    late = set() if reviewed else rates.too_fast(board, [score.name for score in scores])
-    try:
-        return _submit(board, scores, actor, claim, late, reviewed)
-    except IntegrityError:  # An owner was erased meanwhile: they begin anew.
-        return _submit(board, scores, actor, claim, late, reviewed)
+    return owners.despite_erasures(lambda: _submit(board, scores, actor, claim, reviewed))
 
 
-def _submit(
-    board: Board, scores: Sequence[Score], actor: str, claim: Claim | None, late: Collection[str], reviewed: bool
-) -> Submitted:
+def _submit(board: Board, scores: Sequence[Score], actor: str, claim: Claim | None, reviewed: bool) -> Submitted:
     with transaction.atomic():
         kept = idempotency.take_one(claim) if claim else None
         if kept and kept.reply:
             return Submitted(msgspec.json.decode(kept.reply, type=list[Standing | Refusal]), replayed=True)
+        late = set() if reviewed else rates.too_fast(board, [score.name for score in scores])
         books, taken = store(board, scores, actor, late, reviewed)
+        if kept and all(isinstance(one, Refusal) for one in taken):
+            kept.delete()  # Nothing has been made of it: the rules may be others next time.
+            kept = None
         if kept:
             idempotency.keep_one(kept, _results(books[0], scores, taken, Moves()))  # Should we die before we know more.
     main, *others = books
@@ -110,7 +108,7 @@ _Taken = bool | str | Refusal
 
 
 def store(
-    board: Board, scores: Sequence[Score], actor: str, late: Collection[str], reviewed: bool
+    board: Board, scores: Sequence[Score], actor: str, late: Collection[int], reviewed: bool
 ) -> tuple[list[Book], list[_Taken]]:
     """In the caller's transaction."""
     numbers = owners.ensure(score.name for score in scores)
@@ -119,8 +117,8 @@ def store(
     for book in books:
         book.read(numbers)
     taken: list[_Taken] = []
-    for score in scores:
-        reason = "rate" if score.name in late else ""
+    for place, score in enumerate(scores):
+        reason = "rate" if place in late else ""
         taken.append(_take(board, books, score, reason, reviewed))
     now = timezone.now()  # After the locks: within a window, time does not run against the numbers.
     for book in books:

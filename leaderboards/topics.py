@@ -2,19 +2,20 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from django.db import DatabaseError
 
 from accounts.principals import Principal
 from leaderboards import boards, live, rights
+from realtime.database import in_threads
 from realtime.log import Page, Position
 from realtime.redis_scripts import RedisDown
-from realtime.redis_threads import RedisThreads
 from realtime.topics import Topic
 
 logger = logging.getLogger(__name__)
 
-_threads = RedisThreads("boards")
+_threads = ThreadPoolExecutor(2, thread_name_prefix="boards")
 
 
 class BoardLog:
@@ -23,13 +24,13 @@ class BoardLog:
     async def positions(self, names: Sequence[str]) -> Mapping[str, Position]:
         """Nowhere, while Redis does not answer: then the hub reads each until it does."""
         try:
-            found = await _threads.run(live.positions, [rights.board_of(name) for name in names])
+            found = await in_threads(_threads, live.positions, [rights.board_of(name) for name in names])
         except RedisDown:
             return dict.fromkeys(names, Position(None, 0))
         return {rights.topic_of(board): position for board, position in found.items()}
 
     async def read(self, name: str, after: int, limit: int) -> Page:
-        at = await _threads.run(_look, rights.board_of(name))
+        at = await in_threads(_threads, _look, rights.board_of(name))
         event = live.snapshot_event(rights.board_of(name), at)
         return Page(at.epoch, at.version, 1, at.version, [event], at.state)
 

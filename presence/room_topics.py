@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from accounts.principals import Principal
 from presence import rooms
+from realtime.database import in_threads
 from realtime.log import Page, Position
 from realtime.redis_scripts import RedisDown
 from realtime.topics import Topic
@@ -18,13 +19,13 @@ class RoomLog:
         """Nowhere, while Redis does not answer: then the hub reads each until it does."""
         by_room = {rooms.room_of(name) or "": name for name in names}
         try:
-            found = await rooms.threads.run(rooms.positions, list(by_room))
+            found = await in_threads(rooms.threads, rooms.positions, list(by_room))
         except RedisDown:
             return dict.fromkeys(names, NOWHERE)
         return {by_room[room]: position for room, position in found.items()}
 
     async def read(self, name: str, after: int, limit: int) -> Page:
-        at = await rooms.threads.run(rooms.snapshot, rooms.room_of(name) or "")
+        at = await in_threads(rooms.threads, rooms.snapshot, rooms.room_of(name) or "")
         event = rooms.snapshot_event(name, at)
         return Page(at.epoch, at.version, 1, at.version, [event], at.state)
 

@@ -10,7 +10,7 @@ from presence import room_veils, rooms
 from presence.room_scripts import COUNT_MS
 from presence.rooms import Stay
 from realtime.connections import Connection
-from realtime.database import in_database
+from realtime.database import in_database, in_threads
 from realtime.observing import Reason
 
 logger = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class RoomTracker:
             del self._news[key]
         taken = False
         try:
-            changed = await rooms.threads.run(rooms.change, self._boot, joins, leaves, again=self._again)
+            changed = await in_threads(rooms.threads, rooms.change, self._boot, joins, leaves, again=self._again)
             taken = changed is not None
         finally:
             if not taken:
@@ -180,7 +180,7 @@ class RoomTracker:
             return
         self._compare_at = now + COMPARE_SECONDS
         ours = self._count_of_stays
-        if await rooms.threads.run(rooms.held, self._boot) != ours and not self._news:
+        if await in_threads(rooms.threads, rooms.held, self._boot) != ours and not self._news:
             self._tell_all_again()
 
     def _tell_all_again(self) -> None:
@@ -215,7 +215,7 @@ class RoomTracker:
         """The large rooms that have changed since they were told of last; should this fail, the sweep does it."""
         self._count_timer = None
         with suppress(Exception):
-            if await rooms.threads.run(rooms.tell_counts):
+            if await in_threads(rooms.threads, rooms.tell_counts):
                 self._count_soon()
 
 

@@ -9,6 +9,7 @@ so: room_veils.py sees to that.
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,10 +22,9 @@ from presence.room_shapes import RoomMember
 from realtime import bus, protocol
 from realtime.frames import Event
 from realtime.log import Position
-from realtime.redis_threads import RedisThreads
 
 KIND = "presence"
-threads = RedisThreads("rooms")  # For the functions here, in the event loop.
+threads = ThreadPoolExecutor(2, thread_name_prefix="rooms")  # For the functions here, in the event loop.
 SWEEP_AT_ONCE = 200
 
 

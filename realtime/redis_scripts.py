@@ -4,6 +4,7 @@ Of redis-py only connections are used: its client and its pool take longer than 
 """
 
 import os
+import time
 from collections.abc import Sequence
 from functools import cache
 from hashlib import sha1
@@ -13,9 +14,13 @@ from django.conf import settings
 from redis import ConnectionPool, RedisError
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
+from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
 
 ANSWER_SECONDS = 1.0  # For Redis to answer, and to take a connection.
+PAUSE_SECONDS = 1.0
+
+_silent_until: dict[str, float] = {}  # By URL.
 
 Argument = str | bytes | int | float
 
@@ -27,9 +32,13 @@ class RedisDown(Exception):
 def run(script: str, keys: Sequence[str], args: Sequence[Argument], *, decode: bool) -> Any:
     """Runs a script, which Redis keeps compiled -> its answer, with texts in `str` or, not to `decode`, in bytes.
 
-    It is tried once: when RedisDown is raised, it may have run.
+    It is tried once: when RedisDown is raised, it may have run. Once Redis has kept somebody waiting in vain,
+    RedisDown is raised at once for PAUSE_SECONDS: nobody waits in line for it.
     """
-    connections = _connections(settings.REDIS_URL, decode)
+    url = settings.REDIS_URL
+    if time.monotonic() < _silent_until.get(url, 0.0):
+        raise RedisDown("Redis did not answer a moment ago")
+    connections = _connections(url, decode)
     connection = connections.take()
     rest = len(keys), *keys, *args
     try:
@@ -40,7 +49,12 @@ def run(script: str, keys: Sequence[str], args: Sequence[Argument], *, decode: b
             connection.send_command("EVAL", script, *rest)
             return connection.read_response()
     except (RedisError, OSError) as error:
+        if isinstance(error, RedisTimeout):
+            _silent_until[url] = time.monotonic() + PAUSE_SECONDS
         raise RedisDown(repr(error)) from error
+    except BaseException:  # An interrupt: the answer may come yet, and is nobody else's.
+        connection.disconnect()
+        raise
     finally:
         connections.give_back(connection)
 

@@ -11,7 +11,8 @@ from django.db import connection
 
 from accounts import users
 from accounts.errors import ApiError
-from accounts.models import User
+from accounts.models import AuditEntry, User
+from accounts.principals import Kind, Principal
 from leaderboards import boards, closing, curating, erasure, standings, windows
 from leaderboards.book import Book
 from leaderboards.models import Board, Entry, Owner, Submission, Window
@@ -20,7 +21,8 @@ from tests.leaderboards.boards_at_work import SERVICE, at_once, make, names, ope
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis")]
 
-OPERATOR = "operator:olga"
+OLGA = Principal(Kind.OPERATOR, "olga")
+OPERATOR = str(OLGA)
 State = Submission.State
 
 
@@ -158,7 +160,7 @@ def held(board: Board) -> Submission:
 
 def test_what_is_approved_counts_as_it_was_given(board: Board, held: Submission) -> None:
     assert shown(board) == [["bob", "ada"]] * 2
-    curating.approve(held.pk, OPERATOR)
+    curating.approve(held.pk, OLGA)
     assert shown(board) == [["ada", "bob"]] * 2
     held.refresh_from_db()
     assert held.state == State.APPROVED
@@ -172,7 +174,7 @@ def test_approved_at_once_is_approved_once(board: Board, held: Submission) -> No
 
     def approve() -> str:
         try:
-            curating.approve(held.pk, OPERATOR)
+            curating.approve(held.pk, OLGA)
         except ApiError as error:
             return error.code
         return ""
@@ -183,18 +185,20 @@ def test_approved_at_once_is_approved_once(board: Board, held: Submission) -> No
 
 
 def test_what_is_rejected_never_counts(board: Board, held: Submission) -> None:
-    curating.reject(held.pk, OPERATOR)
+    curating.reject(held.pk, OLGA)
     for change in (curating.approve, curating.reject):
         with pytest.raises(ApiError, match="has been reviewed") as refused:
-            change(held.pk, OPERATOR)
+            change(held.pk, OLGA)
         assert refused.value.status == 409
     assert shown(board) == [["bob", "ada"]] * 2
+    (entry,) = AuditEntry.objects.filter(action__startswith="score.")
+    assert (entry.action, entry.actor, entry.after) == ("score.rejected", OPERATOR, {"submission": held.pk})
 
 
 def test_what_a_rule_is_against_stays_held(board: Board, held: Submission) -> None:
     make(max_score=50.0)
     with pytest.raises(ApiError, match="max_score"):
-        curating.approve(held.pk, OPERATOR)
+        curating.approve(held.pk, OLGA)
     held.refresh_from_db()
     assert held.state == State.HELD
 
@@ -202,7 +206,7 @@ def test_what_a_rule_is_against_stays_held(board: Board, held: Submission) -> No
 def test_what_was_held_in_a_window_that_is_closed_counts_in_the_present_one(board: Board, held: Submission) -> None:
     closing.reset(board, None)
     closing.archive(60)
-    curating.approve(held.pk, OPERATOR)
+    curating.approve(held.pk, OLGA)
     assert shown(board) == [["ada"], ["ada", "bob"]]
     previous = windows.find(board, "previous")
     assert previous
@@ -212,7 +216,7 @@ def test_what_was_held_in_a_window_that_is_closed_counts_in_the_present_one(boar
 def test_of_a_deleted_board_nothing_is_approved(held: Submission) -> None:
     boards.delete("arena", None)
     with pytest.raises(ApiError, match="no leaderboard arena"):
-        curating.approve(held.pk, OPERATOR)
+        curating.approve(held.pk, OLGA)
 
 
 # --- Erased ---------------------------------------------------------------------------------------

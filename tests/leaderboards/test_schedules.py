@@ -126,7 +126,7 @@ def test_schedules_are_stored_in_one_way() -> None:
     assert [validate(name) for name in ("none", "hourly", "daily", "weekly", "monthly")] == [
         "none", "hourly", "daily", "weekly", "monthly",
     ]  # fmt: skip
-    assert validate("  0 9   * * mon-fri ") == "0 9 * * MON-FRI"
+    assert validate("  0 9   * * mon-fri ") == "0 9 * * mon-fri"  # As it was sent, so that it is found again.
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ async def test_while_redis_is_away_who_comes_gets_nothing_yet_and_everything_onc
     redis: TestRedis, no_bus: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("presence.room_tracker.RETRY_SECONDS", 0.05)
-    monkeypatch.setattr("realtime.redis_threads.PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("realtime.redis_scripts.PAUSE_SECONDS", 0.05)
     monkeypatch.setattr("realtime.local_topic.RETRY_SECONDS", 0.05)
     process = await alone(no_bus)
     alice = await process.connect("alice", "presence.a")
@@ -221,7 +221,7 @@ async def test_more_leaves_than_can_wait_are_forgotten_and_swept_and_nobody_leav
 ) -> None:
     monkeypatch.setattr("presence.room_tracker.RETRY_SECONDS", 0.05)
     monkeypatch.setattr("presence.room_tracker.NEWS_MAX", 20)
-    monkeypatch.setattr("realtime.redis_threads.PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("realtime.redis_scripts.PAUSE_SECONDS", 0.05)
     process = await alone(no_bus)
     listener = await process.connect(None, "presence.a")
     stays = [await process.connect(f"stays{n}", "presence.a", info=n) for n in range(3)]

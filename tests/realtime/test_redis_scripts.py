@@ -1,14 +1,18 @@
 """Scripts in Redis, over connections that are kept, closed from the other side, or of another process."""
 
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import LazySettings
 from redis import Redis
+from redis.connection import AbstractConnection
 
+from realtime import redis_scripts
 from realtime.redis_scripts import ANSWER_SECONDS, RedisDown, run
 from tests.services import start_valkey
 
@@ -44,18 +48,52 @@ def test_after_an_error_the_next_answer_is_its_own() -> None:
     assert run(ECHO, ["key"], ["next"], decode=True) == ["next", "key", 1]
 
 
+def test_after_one_has_waited_in_vain_nobody_waits_for_a_while(redis: Redis) -> None:
+    run(ECHO, ["key"], [1], decode=True)
+    redis.client_pause(int(ANSWER_SECONDS * 1200))
+    with pytest.raises(RedisDown):
+        run(ECHO, ["key"], [2], decode=True)
+    redis.client_unpause()
+    began = time.monotonic()
+    with pytest.raises(RedisDown, match="a moment ago"):
+        run(ECHO, ["key"], [3], decode=False)
+    assert time.monotonic() - began < 0.1
+    while time.monotonic() < began + redis_scripts.PAUSE_SECONDS:
+        time.sleep(0.05)
+    assert run(ECHO, ["key"], ["next"], decode=True) == ["next", "key", 1]
+
+
 def test_connections_that_redis_has_closed_are_not_used(redis: Redis) -> None:
     run(ECHO, ["key"], [1], decode=True)
     redis.client_kill_filter(_type="normal", skipme=True)
     assert run(ECHO, ["key"], [1], decode=True) == ["1", "key", 1]
 
 
-def test_an_answer_that_comes_too_late_is_not_taken_for_another(redis: Redis) -> None:
+def test_an_answer_that_comes_too_late_is_not_taken_for_another(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_scripts, "PAUSE_SECONDS", 0.0)
     run(ECHO, ["key"], [1], decode=True)
     redis.client_pause(int(ANSWER_SECONDS * 1200))
     with pytest.raises(RedisDown):
         run(ECHO, ["key"], ["late"], decode=True)
     redis.client_unpause()
+    assert run(ECHO, ["key"], ["next"], decode=True) == ["next", "key", 1]
+
+
+def test_an_answer_that_an_interrupt_did_not_wait_for_is_not_taken_for_another(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send: Any = AbstractConnection.send_command
+
+    def interrupted(connection: AbstractConnection, *args: Any) -> None:
+        send(connection, *args)
+        raise KeyboardInterrupt
+
+    run(ECHO, ["key"], [1], decode=True)
+    redis.client_pause(200)
+    monkeypatch.setattr(AbstractConnection, "send_command", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(ECHO, ["key"], ["interrupted"], decode=True)
+    monkeypatch.undo()
     assert run(ECHO, ["key"], ["next"], decode=True) == ["next", "key", 1]
 
 
