@@ -24,6 +24,7 @@ from leaderboards.bulk import chunks
 from leaderboards.models import Board, Entry, Submission, Window
 from leaderboards.ranking import Ranking, Unavailable, WindowKey
 from leaderboards.rankings import key_of, ranking_of
+from leaderboards.scoring import plain
 
 logger = logging.getLogger(__name__)
 
@@ -160,16 +161,11 @@ def _event(window: Window, now: datetime) -> outbox.Event:
         },
         "total": window.entries,
         "top": [
-            {"name": name, "score": _number(score), "subscore": _number(subscore), "rank": rank}
+            {"name": name, "score": plain(score), "subscore": plain(subscore), "rank": rank}
             for name, score, subscore, rank in found.values_list(*fields)
         ],
     }
     return outbox.Event("board.closed", uuid7(), f"board.{window.board.name}", msgspec.json.encode(data), now)
-
-
-def _number(value: float) -> float:
-    """Without a fraction if there is none, as in the API."""
-    return int(value) if value.is_integer() else value
 
 
 def in_order(board: Board, entries: QuerySet[Entry], *, best_first: bool = True) -> QuerySet[Entry]:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from leaderboards import standings
 from leaderboards.models import Window
 from leaderboards.ranking import Row
+from leaderboards.scoring import plain
 from realtime.database import in_database
 
 ROWS_AT_ONCE = 1000
@@ -28,7 +29,7 @@ async def lines(window: Window) -> AsyncIterator[str]:
     rows: Sequence[Row] = (await in_database(standings.page, window, 0, ROWS_AT_ONCE, "ordinal")).rows
     while rows:
         for row in rows:
-            yield writer.writerow((row.rank + 1, _harmless(row.name), _plain(row.score), _plain(row.subscore)))
+            yield writer.writerow((row.rank + 1, _harmless(row.name), plain(row.score), plain(row.subscore)))
         last = rows[-1]
         rows = (await in_database(standings.after, window, last.key, last.name, ROWS_AT_ONCE, "ordinal")).rows
 
@@ -36,7 +37,3 @@ async def lines(window: Window) -> AsyncIterator[str]:
 def _harmless(text: str) -> str:
     """A quote before what spreadsheets take for a formula, and would run: also behind what separates cells in some."""
     return _FORMULA.sub(r"\1'\2", text)
-
-
-def _plain(value: float) -> float:
-    return int(value) if value.is_integer() else value

@@ -22,6 +22,7 @@ from leaderboards import boards, indexing, live_scripts, shapes, standings, wind
 from leaderboards.models import Board, Window
 from leaderboards.ranking import Found, Ranking, WindowKey
 from leaderboards.rights import topic_of
+from leaderboards.scoring import plain
 from leaderboards.shapes import Number, Ranked
 from realtime import bus, protocol
 from realtime.frames import Event
@@ -122,7 +123,7 @@ def own_standings(wanted: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Ow
         except ApiError:
             continue
         found[name] = {
-            row.name: Own(shapes.number(row.score), shapes.number(row.subscore), row.rank, row.rank + 1, standing.total)
+            row.name: Own(plain(row.score), plain(row.subscore), row.rank, row.rank + 1, standing.total)
             for row in standing.rows
         }
     return found

@@ -23,6 +23,11 @@ class WindowKey:
     descending: bool
     archived: bool = False
 
+    def order(self, row: "Row") -> tuple[float, float, int]:
+        """By which rows are sorted, best first."""
+        sign = -1 if self.descending else 1
+        return sign * row.score, sign * row.subscore, row.place
+
 
 class Key(NamedTuple):
     """What an entry is ranked by: its score, then its subscore, better first, then who was there first."""

@@ -62,3 +62,8 @@ def _sum(one: float, other: float) -> float:
     if abs(total) == SCORE_MAX and abs(Fraction(one) + Fraction(other)) > SCORE_MAX:
         return math.copysign(math.inf, total)
     return total
+
+
+def plain(value: float) -> int | float:
+    """A number as people write it: without a fraction if there is none."""
+    return int(value) if value.is_integer() else value

@@ -12,7 +12,7 @@ from accounts.shapes import Id, Problem
 from leaderboards.models import Board as BoardRow
 from leaderboards.models import Window as WindowRow
 from leaderboards.ranking import Found, Row
-from leaderboards.scoring import SCORE_MAX
+from leaderboards.scoring import SCORE_MAX, plain
 from leaderboards.submitting import Score, Standing
 
 SCORES_MAX = 10_000
@@ -207,11 +207,6 @@ class Reset(Struct, forbid_unknown_fields=True, omit_defaults=True):
 # --- To and from them -----------------------------------------------------------------------------
 
 
-def number(value: float) -> Number:
-    """Without a fraction if there is none."""
-    return int(value) if value.is_integer() else value
-
-
 def percentile(rank: int, total: int) -> int:
     """How many in a hundred are behind this rank, rounded up."""
     return math.ceil((total - rank - 1) * 100 / total)
@@ -245,13 +240,13 @@ def accepted(standing: Standing) -> AcceptedScore:
     told = msgspec.structs.asdict(standing)
     for name in ("score", "subscore"):
         if told[name] is not None:
-            told[name] = number(told[name])
+            told[name] = plain(told[name])
     return AcceptedScore(**told)
 
 
 def ranked(row: Row, metadata: str | UnsetType) -> Ranked:
     shown = metadata if metadata is UNSET else Raw((metadata or "null").encode())
-    return Ranked(row.name, number(row.score), number(row.subscore), row.rank, shown)
+    return Ranked(row.name, plain(row.score), plain(row.subscore), row.rank, shown)
 
 
 def own_standing(window: WindowRow, found: Found, metadata: str | UnsetType, *, dense: bool) -> OwnStanding:
@@ -281,9 +276,9 @@ def board(row: BoardRow) -> Board:
         timezone=row.timezone,
         retention=row.retention,
         entry_limit=row.entry_limit,
-        min_score=None if row.min_score is None else number(row.min_score),
-        max_score=None if row.max_score is None else number(row.max_score),
-        max_step=None if row.max_step is None else number(row.max_step),
+        min_score=None if row.min_score is None else plain(row.min_score),
+        max_score=None if row.max_score is None else plain(row.max_score),
+        max_step=None if row.max_step is None else plain(row.max_step),
         rate=row.rate,
         submit=row.submit,
         read=row.read,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from leaderboards import indexing
 from leaderboards.indexing import Question
 from leaderboards.models import Entry, Window
-from leaderboards.ranking import Found, Key, Ranking, Row, Ties, WindowKey
+from leaderboards.ranking import Found, Key, Ranking, Ties, WindowKey
 
 
 def page(window: Window, start: int, stop: int, ties: Ties) -> Found:
@@ -64,13 +64,7 @@ def _ask(window: Window, question: Question) -> Found:
         if limit is None or found.total <= limit:
             return found
         last = ranking.page(key, limit - 1, limit).rows
-        rows = [row for row in found.rows if not last or _order(row, key) <= _order(last[0], key)]
+        rows = [row for row in found.rows if not last or key.order(row) <= key.order(last[0])]
         return Found(rows, limit, found.version)
 
     return indexing.ask(window, limited)
-
-
-def _order(row: Row, key: WindowKey) -> tuple[float, float, int]:
-    """Sorts rows as the window ranks them."""
-    sign = -1 if key.descending else 1
-    return sign * row.score, sign * row.subscore, row.place

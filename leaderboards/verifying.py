@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 from leaderboards.models import Entry, Window
-from leaderboards.ranking import Key, Missing, Ranking, Row, Told, WindowKey, nobody
+from leaderboards.ranking import Key, Missing, Ranking, Told, WindowKey, nobody
 
 ROWS_AT_ONCE = 1000
 LOOKS = 50  # At what differs: it may just be changing.
@@ -93,12 +93,7 @@ def _order(ranking: Ranking, window: WindowKey) -> list[str]:
     rows = ranking.page(window, 0, ROWS_AT_ONCE).rows
     while rows:
         for one, other in pairwise(rows):
-            if _place(window, one) >= _place(window, other) or one.rank + 1 != other.rank:
+            if window.order(one) >= window.order(other) or one.rank + 1 != other.rank:
                 return [f"Out of order: {one.name} and {other.name}, at {one.rank} and {other.rank}."]
         rows = ranking.after(window, rows[-1].key, rows[-1].name, ROWS_AT_ONCE).rows
     return []
-
-
-def _place(window: WindowKey, row: Row) -> tuple[float, float, int]:
-    sign = -1 if window.descending else 1
-    return sign * row.score, sign * row.subscore, row.place

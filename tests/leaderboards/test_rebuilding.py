@@ -19,7 +19,7 @@ from django.db import connection
 
 from leaderboards import rebuilding
 from leaderboards.database_ranking import DatabaseRanking
-from leaderboards.models import Entry, Owner, Submission, Window
+from leaderboards.models import Board, Entry, Owner, Submission, Window
 from leaderboards.ranking import Gap, Missing, Unavailable
 from leaderboards.rebuilding import rebuild, rebuild_wanted, recorded, want
 from leaderboards.redis_index import Index
@@ -201,6 +201,31 @@ def test_what_is_wanted_is_made_once(oracle: Oracle, redis: TestRedis) -> None:
     assert rebuild_wanted() == 1
 
 
+def test_a_board_that_is_broken_keeps_no_other_waiting(
+    oracle: Oracle, redis: TestRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    oracle.write(players(10))
+    broken = Oracle()
+    Board.objects.filter(pk=broken.window.board_id).update(ranking="that was once")
+    want(broken.window.pk)
+    want(oracle.window.pk)
+    assert rebuild_wanted() == 1
+    assert is_exact(oracle)
+    assert f"The index of {broken.window} cannot be made" in caplog.text
+    assert not redis.client.exists("fanfare:boards:todo")
+
+
+def test_who_knows_an_older_epoch_makes_no_index(oracle: Oracle) -> None:
+    old = oracle.key
+    oracle.write(players(10))
+    Window.objects.update(epoch="another")
+    with pytest.raises(Unavailable):
+        rebuild(old)
+    oracle.window.refresh_from_db()
+    rebuild(oracle.key)
+    assert is_exact(oracle)
+
+
 # --- The command ----------------------------------------------------------------------------------
 
 
@@ -226,9 +251,12 @@ def test_an_index_that_is_as_the_record_says_is_verified(oracle: Oracle) -> None
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("Z:ZREM", "It has 9 entries, the record 10."),
+        ("Z:ZREM", "There is no index of it."),
+        ("Z:DEL", "There is no index of it."),
+        ("M:DEL", "There is no index of it."),
+        ("ZM:left out", "It has 9 entries, the record 10."),
         ("Z:ZADD", "otherwise in the record: 1, such as player 4."),
-        ("M:HDEL", "otherwise in the record: 1, such as player 4."),
+        ("M:HSET", "otherwise in the record: 1, such as player 4."),
         ("I:HSET", "It is at change 5, the record at 10."),
         ("record", "otherwise in the record: 1, such as player 4."),
         ("count", "The record says that it has 9 entries, but has 10."),
@@ -246,7 +274,12 @@ def test_what_is_wrong_with_an_index_is_said(
     spoil = {
         "Z:ZREM": find + "redis.call('ZREM', KEYS[1], x)",
         "Z:ZADD": find + "redis.call('ZADD', KEYS[1], 5, x)",
-        "M:HDEL": "redis.call('HDEL', KEYS[2], 'player 4')",
+        "Z:DEL": "redis.call('DEL', KEYS[1])",
+        "M:DEL": "redis.call('DEL', KEYS[2])",
+        "M:HSET": "redis.call('HDEL', KEYS[2], 'player 4') redis.call('HSET', KEYS[2], 'another', 'x')",
+        "ZM:left out": find
+        + "redis.call('ZREM', KEYS[1], x) redis.call('HDEL', KEYS[2], 'player 4') "
+        + "redis.call('HSET', KEYS[3], 'size', 9)",
         "I:HSET": "redis.call('HSET', KEYS[3], 'head', 5)",
     }
     if fault == "record":

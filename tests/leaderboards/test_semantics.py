@@ -7,7 +7,8 @@ from accounts.errors import ApiError
 from leaderboards import boards, standings, windows
 from leaderboards.ranking import Ties
 from leaderboards.schedules import validate
-from leaderboards.shapes import BoardChange, changes_of, number
+from leaderboards.scoring import plain
+from leaderboards.shapes import BoardChange, changes_of
 from leaderboards.submitting import Refusal, Score, submit
 from tests.test_docs import ROOT, rows
 
@@ -29,7 +30,7 @@ def score(text: str) -> Score:
 
 
 def shown(value: float, subscore: float) -> str:
-    return f"{number(value)}/{number(subscore)}" if subscore else f"{number(value)}"
+    return f"{plain(value)}/{plain(subscore)}" if subscore else f"{plain(value)}"
 
 
 def ranked(settings: str, submitted: str, ties: Ties = "ordinal") -> list[tuple[int, str]]:
