@@ -47,7 +47,7 @@ requirements: .venv/installed-dev ## Pin again what requirements*.in ask for
 	@$(PIP_COMPILE) --upgrade --output-file requirements-dev.txt requirements-dev.in
 
 clean: ## Remove the virtual environment and all local state
-	@rm -rf .venv .fanfare .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .fanfare .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache clients/python/src/*.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -58,7 +58,8 @@ clean: ## Remove the virtual environment and all local state
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/installed-dev: requirements.txt requirements-dev.txt | .venv/bin/python
+.venv/installed-dev: requirements.txt requirements-dev.txt clients/python/pyproject.toml | .venv/bin/python
 	@echo "Installing what the tests need ..."
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e clients/python
 	@touch .venv/installed $@
