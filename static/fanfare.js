@@ -12,24 +12,7 @@
  * Every stored message of a topic arrives once and in order, or `reset` says: load the topic again; the client goes on
  * from there. `data` is what someone else wrote: show it as text, never as HTML.
  *
- * @typedef {{epoch: string | null, offset: number}} Position  A place in a topic; epoch null: nothing there yet.
- *
- * @typedef {"websocket" | "stream" | "poll"} Way
- *
- * @typedef {object} Options
- * @property {string | URL} [url]  Where the socket is: `/ws/` on this host unless given. `../api/` is beside it.
- * @property {string} [token]  A credential for every attempt; or
- * @property {() => string | Promise<string>} [getToken]  gets a fresh one before each. Without: the page's session.
- * @property {string[] | Record<string, Position | null>} [topics]  Instead of the server's default topics; with a
- *   position, what came after it is sent first.
- * @property {Way[]} [transports]  The ways to try, best first.
- *
- * @typedef {object} State  `detail` of `state`, and `client.state`.
- * @property {"connecting" | "online" | "offline" | "closed"} state  After `closed` nothing more comes.
- * @property {Way} transport
- * @property {number} [retryAt]  offline: when it tries again, in milliseconds since 1970.
- * @property {number} [code]  The close code, or 0.
- * @property {string} [reason]
+ * Its types are in fanfare.d.ts, what it does in docs/clients.md.
  */
 
 const BACKOFF_BASE = 500; // Milliseconds, like all times here.
@@ -44,9 +27,11 @@ const SILENT = 20_000; // A stream says something every 15 s.
 const WAIT = 25; // Seconds that a poll waits.
 const PACE = 100; // Between two polls.
 const PASSING = new Set(["busy", "unavailable", "authorizer_unavailable"]); // What the server refuses only for now.
-const AGAIN = new Set([...PASSING, "timeout"]); // What may go well later.
+// What may go well later.
+const AGAIN = new Set([...PASSING, "keys_unavailable", "timeout", "connection_lost", "no_connection"]);
 const DEEDS = new Set(["seen", "read", "unread", "archive", "ack"]);
 const PASSED_ON = new Set(["receipt", "unread", "task", "room", "board"]);
+const SAFE = new Set(["GET", "PUT", "DELETE"]); // Nothing happens twice.
 const ABOUT_TOPICS = new Set(["denied", "malformed_topic"]);
 const NOWHERE = "e30"; // The place of no topic.
 const EXPIRED = 4401;
@@ -55,12 +40,12 @@ const MAX_REQUESTS = 100;
 const MAX_IDS = 1000;
 const BATCH = 100; // Ids in one acknowledgement,
 const BATCHING = 500; // and how long they wait for others.
+const RENEWING = 5000; // Between two fresh credentials, at least;
+const MARGIN = 30_000; // and so long before the old one ends.
+const MAX_DELAY = 2 ** 31 - 1;
 const MAX_TEXT = 4_194_304; // Characters of an event or reply.
 
-/**
- * Connects, and stays connected until `close()` or until the server says not to come back.
- * @param {Options} [options]
- */
+/** Connects, and stays connected until `close()` or until the server says not to come back. */
 export function connect(options = {}) {
   return new Client(options);
 }
@@ -81,6 +66,7 @@ export class FanfareError extends Error {
 class Client extends EventTarget {
   #state;
   #topics = new Map(); // The topics that are wanted, and how far each has been read.
+  #mine = new Set(); // Of these, how the user stands there is wanted, too.
   #held = new Map(); // What comes live of a topic while earlier messages are on their way.
   #requests = new Map(); // What waits for an answer, by ref: numbers for publishes, else words.
   #ids = new Set(); // The last messages without an offset.
@@ -88,6 +74,14 @@ class Client extends EventTarget {
   #show; // and what is told of them.
   #shown = new Set(); // What the server is still to be told of as shown,
   #acking; // and when.
+  #receipts = []; // What waits to be sent, or for its answer,
+  #delivering = false;
+  #owner; // of this user,
+  #shelf; // and for the next page.
+  #token; // The last one.
+  #fetching = null;
+  #renewAt; // When it will be old.
+  #renewal;
   #link = null;
   #ref = 0;
   #failures = 0;
@@ -129,10 +123,6 @@ class Client extends EventTarget {
   /**
    * Resolves with the server's answer once it is stored. Rejects with the server's code, or `timeout` or
    * `connection_lost` (it may be stored all the same), `busy`, `closed`.
-   * @param {string} topic
-   * @param {*} data
-   * @param {string} [type]
-   * @returns {Promise<{id: string, topic: string, epoch: string, offset: number}>}
    */
   publish(topic, data, type) {
     return this.#request(++this.#ref, { action: "publish", topic, data, type });
@@ -140,38 +130,40 @@ class Client extends EventTarget {
 
   /**
    * Adds a topic, from now or from a position, until the server refuses it: also when this promise has timed out.
-   * @param {string} topic
-   * @param {Position} [since]
-   * @returns {Promise<{topic: string, epoch: string | null, offset: number, recovered: boolean}>}
+   * With `me`, `board` events also tell how the user stands there; on a WebSocket only.
    */
-  subscribe(topic, since) {
+  subscribe(topic, since, { me } = {}) {
     if (!this.#topics.has(topic) && this.#topics.size >= MAX_TOPICS) return refused("busy", "Too many topics.");
+    if (me) this.#mine.add(topic);
     if (position(since) && this.#topics.has(topic)) this.#held.set(topic, []);
     this.#topics.set(topic, position(since) ?? this.#topics.get(topic) ?? null);
     return this.#request(`subscribe ${topic}`, this.#subscription(topic));
   }
 
-  /** @param {string} topic */
   unsubscribe(topic) {
     this.#topics.delete(topic);
+    this.#mine.delete(topic);
     return this.#request(`unsubscribe ${topic}`, { action: "unsubscribe", topic });
   }
 
   /**
-   * Changes messages of the user's inbox. Resolves with the ids that were changed, and what waits now.
-   * @param {"seen" | "read" | "unread" | "archive"} deed
-   * @param {{ids: string[]} | {as_of: string} | {all: true}} which
-   * @returns {Promise<{receipted: string[], unread: number, unseen: number, unread_more: boolean}>}
+   * Changes messages of the user's inbox, in the order of the calls; what cannot be sent now is sent on return, and all
+   * means all until now. Resolves with the ids that were changed, and what waits then.
    */
   receipt(deed, which) {
-    return this.#request(++this.#ref, { ...which, action: deed });
+    if (this.#state.state === "closed") return refused("closed", this.#state.reason);
+    const all = which?.all && this.#state.state !== "online";
+    const one = { deed, which: all ? { as_of: new Date().toISOString() } : { ...which } };
+    const waiting = [one, ...this.#receipts].reduce((sum, { which }) => sum + (which.ids?.length ?? 1), 0);
+    if (waiting > MAX_IDS) return refused("busy", "Too many receipts wait for a connection.");
+    return new Promise((resolve, reject) => {
+      this.#receipts.push({ ...one, resolve, reject });
+      this.#shelf?.keep(this.#receipts);
+      this.#deliver();
+    });
   }
 
-  /**
-   * Watches up to 500 users, instead of those before: tells how each is now, and whenever that changes.
-   * @param {string[]} users
-   * @param {(presence: {user: string, status: string, availability: string, text: string}) => void} tell
-   */
+  /** Watches up to 500 users, instead of those before: tells how each is now, and whenever that changes. */
   watch(users, tell) {
     this.#users = users;
     this.#show = tell;
@@ -183,19 +175,54 @@ class Client extends EventTarget {
     return this.#request(++this.#ref, { action: "status", availability, text });
   }
 
-  /**
-   * Tells the server which messages the user was shown; in batches, and again after a lost connection.
-   * @param {Iterable<string>} ids
-   */
+  /** Tells the server which messages the user was shown; in batches, and again after a lost connection. */
   ack(ids) {
     for (const id of ids) this.#shown.add(id);
     for (const id of this.#shown) if (this.#shown.size > MAX_IDS) this.#shown.delete(id);
     if (this.#shown.size) this.#acking ??= setTimeout(() => this.#acknowledge(), BATCHING);
   }
 
+  /**
+   * Asks the REST API beside the socket, with the client's credential: `request("inbox?limit=20")`. Asks again for half
+   * a minute where the server says so, and where nothing can happen twice. Resolves with the JSON of the answer.
+   */
+  request(path, { method = "GET", body } = {}) {
+    return this.#ask(path, method, body, 3 * PATIENCE, SAFE.has(method));
+  }
+
+  /** Says in words what is wrong with the connection, and which setting to change. */
+  async diagnose() {
+    const { diagnose } = await import("./fanfare-diagnose.js");
+    return diagnose(this.#url(), () => this.#getToken());
+  }
+
   /** Ends the connection for good. */
   close() {
     this.#stop(1000, "Closed by the page.");
+  }
+
+  /** `safe`: it may be said again after a silence. */
+  async #ask(path, method, json, patience, safe) {
+    const headers = { "Content-Type": "application/json", "Idempotency-Key": unique() };
+    const body = JSON.stringify(json);
+    const until = Date.now() + patience;
+    for (let failures = 0; this.#state.state !== "closed"; failures++) {
+      try {
+        if (this.#token === undefined) await this.#getToken();
+        const options = { method, headers, body, signal: AbortSignal.timeout(patience / 3) };
+        const text = await bodyOf(await fetched(this.#url(), this.#token, path, options));
+        const answer = parsed(text || "null");
+        if (answer === undefined) throw new Refusal(0, "This is no JSON.");
+        return answer;
+      } catch (error) {
+        const { close, wait = 0 } = error ?? {};
+        const delay = wait + backoff(Math.min(failures, 2));
+        if (close >= 4500 || (!close && !safe) || Date.now() + delay > until) throw named(error);
+        if (close === EXPIRED) await this.#getToken().catch(() => {});
+        await pause(delay);
+      }
+    }
+    throw new FanfareError("closed", this.#state.reason);
   }
 
   async #acknowledge() {
@@ -212,9 +239,9 @@ class Client extends EventTarget {
     this.#way = this.#next;
     this.#become({ state: "connecting" });
     try {
-      const token = await this.#getToken();
+      await this.#getToken();
       if (this.#state.state === "closed") return;
-      this.#link = this.#dial(this.#way, token);
+      this.#link = this.#dial(this.#way);
       this.#await(() => this.#lost(0, "The server does not answer."), PATIENCE);
     } catch (error) {
       this.#emit("error", new FanfareError("no_connection", error?.message));
@@ -222,16 +249,78 @@ class Client extends EventTarget {
     }
   }
 
-  async #getToken() {
+  /** A fresh credential, for everything from now on; who asks meanwhile gets the same one. */
+  #getToken() {
+    return (this.#fetching ??= this.#fetchToken().finally(() => (this.#fetching = null)));
+  }
+
+  async #fetchToken() {
     const { token, getToken } = this.#options;
-    return (getToken ? await inTime(getToken()) : token) ?? "";
+    const given = (getToken ? await inTime(getToken()) : token) ?? "";
+    this.#token = words(given.token ?? given);
+    const claims = decoded(this.#token.split(".")[1]) ?? {};
+    this.#renewAt = Date.now() + renewal(claims, given.expires_at);
+    this.#own(claims.sub && `${claims.iss} ${claims.sub}`);
+    return this.#token;
+  }
+
+  /** Goes on with a fresh credential before the old one ends. */
+  #renewIn(delay) {
+    clearTimeout(this.#renewal);
+    const wait = Math.min(Math.max(delay, RENEWING), MAX_DELAY);
+    if (this.#options.getToken && wait) this.#renewal = setTimeout(() => this.#renew(), wait);
+  }
+
+  async #renew() {
+    const ask = (token) => this.#request(++this.#ref, { action: "refresh", token });
+    const { code, message } = await this.#getToken().then(ask).catch(named);
+    if (this.#state.state !== "online") return; // It will be asked for when it comes back.
+    if (!code) this.#renewIn(this.#renewAt - Date.now());
+    else if (AGAIN.has(code)) this.#renewIn(RENEWING);
+    else this.#lost(EXPIRED, message); // As for another user.
+  }
+
+  /** What another user has done is not sent as this one; it waits for a page of theirs. */
+  #own(owner) {
+    if (owner === this.#owner) return;
+    if (this.#owner) this.#drop(new FanfareError("superseded", "Another user has come."));
+    this.#owner = owner;
+    this.#shelf = owner && new Shelf(`fanfare.receipts ${owner} `, (kept) => {
+      this.#receipts.push(...kept);
+      this.#deliver();
+      return this.#receipts;
+    });
+  }
+
+  #drop(error) {
+    this.#shelf?.leave();
+    for (const { reject } of this.#receipts.splice(0)) reject?.(error);
+  }
+
+  /** One after the other, each until it is answered. */
+  async #deliver() {
+    if (this.#delivering) return;
+    this.#delivering = true;
+    for (let one, failures = 0; this.#state.state === "online" && (one = this.#receipts[0]); ) {
+      const sent = this.#request(++this.#ref, { ...one.which, action: one.deed });
+      const answer = await sent.catch((error) => error);
+      if (AGAIN.has(answer.code)) await pause(backoff(failures++));
+      else if (this.#receipts[0] === one) {
+        failures = 0;
+        this.#receipts.shift();
+        this.#shelf?.keep(this.#receipts);
+        if (answer instanceof Error) one.reject?.(answer);
+        else one.resolve?.(answer);
+      }
+    }
+    this.#delivering = false;
   }
 
   /** Listened to is the link in use, and a spare one until it has answered. */
-  #dial(way, token, spare = false) {
+  #dial(way, spare = false) {
     let link = null;
     const inUse = () => link !== null && link === this.#link;
-    link = TRANSPORTS.get(way)(this.#url(), token, {
+    link = TRANSPORTS.get(way)(this.#url(), {
       frame: (frame) => {
         if (link === this.#spare && frame?.event === "welcome") this.#improve(way);
         if (inUse()) this.#receive(frame);
@@ -242,7 +331,8 @@ class Client extends EventTarget {
       },
       answer: (ref, answer) => this.#settle(ref, answer),
       wants: () => this.#wants(spare && !inUse()),
-      getToken: () => this.#getToken(),
+      token: () => this.#token,
+      post: (path, body) => this.#ask(path, "POST", body, PATIENCE, true),
     });
     return link;
   }
@@ -266,7 +356,7 @@ class Client extends EventTarget {
     this.#unsend();
     if (performance.now() - this.#onlineSince >= STAYED_UP) this.#failures = 0;
     this.#onlineSince = Infinity;
-    const delay = wait + Math.random() * Math.min(BACKOFF_CAP, BACKOFF_BASE * 2 ** this.#failures++);
+    const delay = wait + backoff(this.#failures++);
     this.#await(() => this.#open(), delay);
     this.#become({ state: "offline", retryAt: Date.now() + delay, code, reason });
   }
@@ -305,8 +395,8 @@ class Client extends EventTarget {
   async #try(way) {
     const trial = (this.#later = setTimeout(() => this.#plan(), PATIENCE));
     try {
-      const token = await this.#getToken();
-      if (trial === this.#later) this.#spare = this.#dial(way, token, true);
+      await this.#getToken();
+      if (trial === this.#later) this.#spare = this.#dial(way, true);
     } catch {
       // Another time.
     }
@@ -333,9 +423,11 @@ class Client extends EventTarget {
   #stop(code, reason) {
     if (this.#state.state === "closed") return;
     this.#disconnect();
+    clearTimeout(this.#renewal);
     removeEventListener("online", this.#hurry);
     document.removeEventListener("visibilitychange", this.#hurry);
     this.#become({ state: "closed", code, reason });
+    this.#drop(new FanfareError("closed", reason));
     for (const ref of this.#requests.keys()) this.#settle(ref, new FanfareError("closed", reason));
   }
 
@@ -402,7 +494,8 @@ class Client extends EventTarget {
     this.#await(() => this.#probe(), QUIET);
     for (const topic of this.#topics.keys()) {
       const ref = `subscribe ${topic}`;
-      if (!joined.has(topic)) this.#send(ref, JSON.stringify({ ...this.#subscription(topic), ref }));
+      const more = !joined.has(topic) || this.#mine.has(topic);
+      if (more) this.#send(ref, JSON.stringify({ ...this.#subscription(topic), ref }));
       else this.#settle(ref, { topic, ...this.#topics.get(topic), recovered: true });
     }
     const again = { action: "subscribe", topic: "watch", users: this.#users, ref: "watch" };
@@ -411,6 +504,8 @@ class Client extends EventTarget {
     memory(this.#way);
     this.#plan();
     this.#become({ state: "online" });
+    this.#renewIn(this.#renewAt - Date.now());
+    this.#deliver();
   }
 
   /** Moves on past a message. False for one that was here already, or that is none. */
@@ -482,7 +577,7 @@ class Client extends EventTarget {
   }
 
   #subscription(topic) {
-    return { action: "subscribe", topic, since: this.#since(topic) };
+    return { action: "subscribe", topic, since: this.#since(topic), me: this.#mine.has(topic) || undefined };
   }
 
   #since(topic) {
@@ -531,8 +626,9 @@ class Client extends EventTarget {
 }
 
 /** Opens a link `{send, close}`. */
-function webSocket(url, token, on) {
+function webSocket(url, on) {
   const { topics, defaults } = on.wants();
+  const token = on.token();
   url.protocol = url.protocol.replace("http", "ws");
   // A topic with a position is subscribed after `welcome`, from there.
   const fresh = [...topics.keys()].filter((topic) => !topics.get(topic));
@@ -586,14 +682,11 @@ class Requests {
 
   #listen;
   #url;
-  #token;
   #on;
 
-  constructor(listen, [url, token, on]) {
-    url.protocol = url.protocol.replace("ws", "http");
+  constructor(listen, [url, on]) {
     this.#listen = listen;
     this.#url = url;
-    this.#token = token;
     this.#on = on;
     this.#again();
   }
@@ -606,7 +699,7 @@ class Requests {
     const isAsked = this.#asked.has(topic) && JSON.stringify(this.#asked.get(topic)) === JSON.stringify(since);
     if (action === "ping" && Date.now() - this.#heard < SILENT) this.#on.frame();
     else if (action !== "subscribe" || !isAsked) this.#again();
-    if (users) this.#on.answer(ref, {});
+    if (users || action === "refresh") this.#on.answer(ref, {});
     if (action === "unsubscribe") this.#on.frame({ event: "unsubscribed", topic, ref });
   }
 
@@ -628,7 +721,7 @@ class Requests {
     this.#refusals = [];
     const query = new URLSearchParams({ since: placeOf(topics), wait: `${wait}` });
     if (!defaults) query.set("topics", [...topics.keys()].join());
-    return this.#fetch(`${name}?${query}`, { signal });
+    return fetched(this.#url, this.#on.token(), `${name}?${query}`, { signal });
   }
 
   /** The answer to a poll, told as a stream would. */
@@ -691,35 +784,9 @@ class Requests {
     return this.#post(ref, "notifications", { to: { [kind]: key }, ...message });
   }
 
-  /** Asks until there is an answer, or nobody waits; the key makes the server store it once. */
   async #post(ref, path, message) {
-    const id = crypto.getRandomValues(new Uint32Array(4)).join("-");
-    const headers = { "Content-Type": "application/json", "Idempotency-Key": id };
-    const body = JSON.stringify(message);
-    for (const until = Date.now() + PATIENCE; Date.now() < until; ) {
-      try {
-        const signal = AbortSignal.timeout(PATIENCE / 3);
-        const reply = await this.#fetch(path, { method: "POST", headers, body, signal });
-        return this.#on.answer(ref, { ref, ...parsed(await bodyOf(reply)) });
-      } catch (error) {
-        if (error.close >= 4500) return this.#on.answer(ref, error);
-        if (error.close === EXPIRED) this.#token = await this.#on.getToken().catch(() => this.#token);
-        await pause((error.wait ?? 0) + BACKOFF_BASE * (0.5 + Math.random()));
-      }
-    }
-  }
-
-  async #fetch(path, options) {
-    const bearer = this.#token && { Authorization: `Bearer ${this.#token}` };
-    const all = { ...options, headers: { ...options.headers, ...bearer }, cache: "no-store" };
-    const reply = await fetch(new URL(`../api/${path}`, this.#url), all);
-    const { ok, status, headers } = reply;
-    if (ok) return reply;
-    const { code, message } = parsed(await bodyOf(reply))?.error ?? {};
-    if (!words(code)) throw new Refusal(0, `Somebody answered ${status}.`); // Not our server.
-    const bad = code === "token_expired" ? EXPIRED : 4501;
-    const close = { 401: bad, 403: 4501, 409: 4410, 429: 4410, 503: 4410 }[status] ?? (status < 500 ? 4500 : 0);
-    throw new Refusal(close, message, code, Math.min(Number(headers.get("Retry-After")) || 0, 300) * 1000);
+    const late = (error) => (error.close >= 4500 ? error : new FanfareError("timeout", error.message));
+    this.#on.answer(ref, await this.#on.post(path, message).then((answer) => ({ ref, ...answer }), late));
   }
 }
 
@@ -735,6 +802,63 @@ class Refusal extends FanfareError {
     super(code, message);
     this.close = close;
     this.wait = wait;
+  }
+}
+
+/** The API's reply. Rejects with a Refusal. */
+async function fetched(socket, token, path, options) {
+  const url = new URL(`../api/${path}`, socket);
+  url.protocol = url.protocol.replace("ws", "http");
+  const bearer = token && { Authorization: `Bearer ${token}` };
+  const reply = await fetch(url, { ...options, headers: { ...options.headers, ...bearer }, cache: "no-store" });
+  const { ok, status, headers } = reply;
+  if (ok) return reply;
+  const { code, message } = parsed(await bodyOf(reply))?.error ?? {};
+  if (!words(code)) throw new Refusal(0, `Somebody answered ${status}.`); // Not our server.
+  const bad = code === "token_expired" ? EXPIRED : 4501;
+  const passing = code === "idempotency_in_progress" || status === 429 || status === 503;
+  const close = passing ? 4410 : ({ 401: bad, 403: 4501 }[status] ?? (status < 500 ? 4500 : 0));
+  throw new Refusal(close, message, code, Math.min(Number(headers.get("Retry-After")) || 0, 300) * 1000);
+}
+
+/** What waits, kept for the next page of the same user, should this one end first. A lock says that it is alive. */
+class Shelf {
+  #key;
+  #leave;
+  #open;
+
+  /** `add` gets what pages that are gone have left. Without locks, as where there is no TLS, nothing is kept. */
+  constructor(prefix, add) {
+    const { locks } = navigator;
+    const left = new Promise((resolve) => (this.#leave = resolve));
+    const take = (key, lock) => {
+      if (!lock || !this.#open) return;
+      this.keep(add([parsed(localStorage.getItem(key))].flat().filter((one) => DEEDS.has(one?.deed))));
+      localStorage.removeItem(key);
+    };
+    const open = async () => {
+      this.#open ??= true;
+      if (this.#open) this.keep(add([]));
+      const keys = Object.keys(localStorage).filter((key) => key.startsWith(prefix));
+      for (const key of keys.sort()) await locks.request(key, { ifAvailable: true }, (lock) => take(key, lock));
+      await left;
+    };
+    this.#key = `${prefix}${Date.now()} ${unique()}`;
+    locks?.request(this.#key, open).catch(() => {}); // Not every page may.
+  }
+
+  keep(list) {
+    try {
+      if (this.#open && list.length) localStorage.setItem(this.#key, JSON.stringify(list));
+      else if (this.#open) localStorage.removeItem(this.#key);
+    } catch {
+      // It is full.
+    }
+  }
+
+  leave() {
+    this.#open = false;
+    this.#leave();
   }
 }
 
@@ -762,13 +886,29 @@ function placeOf(topics) {
 
 function placed(text) {
   try {
-    const bytes = [...atob(words(text).replaceAll("-", "+").replaceAll("_", "/"))].map((byte) => byte.charCodeAt(0));
-    const places = Object.entries(parsed(new TextDecoder().decode(Uint8Array.from(bytes))));
-    const known = places.map(([topic, [epoch, offset]]) => [topic, position({ epoch, offset })]);
+    const known = Object.entries(decoded(text)).map(([topic, [epoch, offset]]) => [topic, position({ epoch, offset })]);
     return new Map(known.filter(([, at]) => at));
   } catch {
     return null;
   }
+}
+
+/** What JSON in base64url says, or undefined. */
+function decoded(text) {
+  try {
+    const bytes = [...atob(words(text).replaceAll("-", "+").replaceAll("_", "/"))].map((byte) => byte.charCodeAt(0));
+    return parsed(new TextDecoder().decode(Uint8Array.from(bytes)));
+  } catch {
+    return undefined;
+  }
+}
+
+/** After how long a credential is to be renewed; NaN: never. A page's clock may be wrong. */
+function renewal({ exp, iat }, expiresAt) {
+  const end = typeof expiresAt === "string" ? Date.parse(expiresAt) : (expiresAt ?? exp) * 1000;
+  const now = Date.now();
+  const life = end - (iat * 1000 > now || end < now ? iat * 1000 : now);
+  return Math.max(life - MARGIN, life * 0.8);
 }
 
 /** Whether the server can be reached, by whatever way. */
@@ -786,6 +926,14 @@ function memory(way) {
   } catch {
     return null; // Not every page may.
   }
+}
+
+function unique() {
+  return crypto.getRandomValues(new Uint32Array(4)).join("-");
+}
+
+function backoff(failures) {
+  return Math.random() * Math.min(BACKOFF_CAP, BACKOFF_BASE * 2 ** failures);
 }
 
 function pause(delay) {
@@ -810,6 +958,11 @@ function position(value) {
 /** Text where text was promised: anything else might throw. */
 function words(value) {
   return typeof value === "string" ? value : "";
+}
+
+/** What went wrong, as a FanfareError with a code. */
+function named(error) {
+  return error?.code && error instanceof FanfareError ? error : new FanfareError("no_connection", error?.message);
 }
 
 function refused(code, message) {

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from leaderboards import live
-from leaderboards.shapes import Ranked
 from tests.browser import OpenPage
 from tests.servers import ROOT, Stack, eventually
 
@@ -97,30 +95,6 @@ def test_the_board_follows_whatever_comes_also_over_a_restart(open_page: OpenPag
     submit(stack, last=5000)
     expect(names(page).first).to_have_text("Last", timeout=COMES)
     eventually(lambda: rows(page) == best(stack), 10, lambda: f"{rows(page)} {best(stack)}")
-
-
-def test_the_page_carries_changes_out_as_the_server_means_them(open_page: OpenPage, stack: Stack) -> None:
-    page = open_board(open_page, stack)
-    chance = random.Random(9)
-    cases = []
-    for _ in range(200):
-        tops = []
-        for _ in range(2):
-            players = chance.sample("abcdefghij", chance.randrange(10))
-            tops.append([Ranked(name, chance.randrange(3), 0, rank) for rank, name in enumerate(players)])
-        there, removed = live.difference(*tops)
-        before, after, put = ([_plain(row) for row in some] for some in (*tops, there))
-        cases.append((before, {"set": put, "removed": removed}, after))
-    script = """async (cases) => {
-      const { changed } = await import("/static/demo_board.js");
-      return cases.filter(([before, change, after]) =>
-        JSON.stringify(changed(before, change)) !== JSON.stringify(after));
-    }"""
-    assert page.evaluate(script, cases) == []
-
-
-def _plain(row: Ranked) -> dict[str, Any]:
-    return {"name": row.name, "score": row.score, "rank": row.rank}
 
 
 def test_on_a_phone_nothing_is_cut_and_who_wants_no_motion_sees_none(open_page: OpenPage, stack: Stack) -> None:

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser import OpenPage
-from tests.demo.pages import await_state, start_client
+from tests.clients.pages import await_state, start_client
 from tests.servers import Stack, eventually
 
 COMES = 15_000  # Milliseconds.

@@ -1,124 +1,16 @@
 """static/fanfare.js in a real browser, against a server that does to it what no server should."""
 
 import gzip
-import json
-import queue
-import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
-from websockets.datastructures import Headers
-from websockets.exceptions import ConnectionClosed
-from websockets.http11 import Request, Response
-from websockets.sync.server import ServerConnection, serve
-from websockets.typing import Subprotocol
 
 from tests.browser import OpenPage
-from tests.demo.pages import ALICE, CLIENT, at, await_note, await_state, notes, start_client
+from tests.clients.conftest import Start
+from tests.clients.fake_server import Fake
+from tests.clients.pages import ALICE, CLIENT, at, await_note, await_state, notes, start_client
 
 pytestmark = pytest.mark.any_database
-PATIENCE = 5.0
-Start = Callable[..., Page]
-
-
-class Connection:
-    """The server's end of one socket."""
-
-    def __init__(self, socket: ServerConnection) -> None:
-        self.socket = socket
-        assert socket.request is not None
-        self.path = socket.request.path
-        self.subprotocols = socket.request.headers["Sec-WebSocket-Protocol"]
-
-    def send(self, **event: Any) -> None:
-        self.socket.send(json.dumps(event))
-
-    def welcome(self, **topics: Any) -> None:
-        self.send(event="welcome", connectionId="c1", user="alice", topics=topics)
-
-    def message(self, offset: int | None, topic: str = ALICE, **more: Any) -> None:
-        event = {"id": f"id-{offset}", "type": "note", "data": offset, "created_at": "2026-01-01T00:00:00Z", **more}
-        self.send(event="message", topic=topic, offset=offset, **event)
-
-    def receive(self) -> dict[str, Any]:
-        frame = json.loads(self.socket.recv(PATIENCE))
-        assert isinstance(frame, dict)
-        return frame
-
-    def close(self, code: int, reason: str = "") -> None:
-        self.socket.close(code, reason)
-
-    def wait_closed(self) -> None:
-        with pytest.raises(ConnectionClosed):
-            self.socket.recv(PATIENCE)
-
-
-class Fake:
-    """A server that serves an empty page, the client, and sockets that the test holds the other end of."""
-
-    def __init__(self) -> None:
-        self._accepted: queue.Queue[ServerConnection] = queue.Queue()
-        self._over = threading.Event()
-        self._server = serve(
-            self._hold,
-            "127.0.0.1",
-            0,
-            process_request=self._page,
-            select_subprotocol=lambda _connection, _offered: Subprotocol("fanfare.v1"),
-            ping_interval=None,
-            close_timeout=1,
-        )
-        self.url = f"http://127.0.0.1:{self._server.socket.getsockname()[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def accept(self, within: float = PATIENCE) -> Connection:
-        return Connection(self._accepted.get(timeout=within))
-
-    def nobody_comes(self, within: float) -> bool:
-        try:
-            self._accepted.get(timeout=within)
-        except queue.Empty:
-            return True
-        return False
-
-    def stop(self) -> None:
-        self._over.set()
-        self._server.shutdown()
-
-    def _hold(self, socket: ServerConnection) -> None:
-        self._accepted.put(socket)
-        self._over.wait()
-
-    def _page(self, _connection: ServerConnection, request: Request) -> Response | None:
-        if request.path.startswith("/ws/"):
-            return None
-        script = request.path == "/fanfare.js"
-        body = CLIENT.read_bytes() if script else b"<!doctype html><title>A page</title>"
-        headers = Headers({"Content-Type": "text/javascript" if script else "text/html", "Connection": "close"})
-        headers["Content-Length"] = str(len(body))
-        return Response(200, "OK", headers, body)
-
-
-@pytest.fixture
-def server() -> Iterator[Fake]:
-    fake = Fake()
-    yield fake
-    fake.stop()
-
-
-@pytest.fixture
-def start(server: Fake, open_page: OpenPage) -> Start:
-    """`start(options)`: a page whose `notes` are the client's events, with a clock that the test can turn on."""
-
-    def start(options: dict[str, Any] | None = None) -> Page:
-        page = open_page(server.url)
-        page.clock.install()
-        start_client(page, options)
-        return page
-
-    return start
 
 
 def test_it_asks_for_the_default_topics_first_and_for_its_positions_after_a_loss(start: Start, server: Fake) -> None:
@@ -534,4 +426,4 @@ def test_close_ends_it_for_good(start: Start, server: Fake) -> None:
 
 
 def test_it_is_small() -> None:
-    assert len(gzip.compress(CLIENT.read_bytes())) <= 10 * 1024
+    assert len(gzip.compress(CLIENT.read_bytes())) <= 12 * 1024

@@ -5,17 +5,23 @@ from typing import Any
 
 from playwright.sync_api import Page
 
-CLIENT = Path(__file__).parents[2] / "static" / "fanfare.js"
+STATIC = Path(__file__).parents[2] / "static"
+CLIENT = STATIC / "fanfare.js"
 ALICE = "user.alice"
 NOTES = """
 async ([script, options]) => {
   const { connect } = await import(script);
   const notes = (window.notes = []);
   let calls = 0;
-  const { tokens } = options; // One for each attempt, the last one for all that follow.
-  const getToken = async () => (tokens ? tokens[Math.min(calls++, tokens.length - 1)] : `token-${++calls}`);
+  window.failures = 0;
+  const { tokens } = options; // One for each attempt, the last one for all that follow; null: none can be had.
+  const getToken = async () => {
+    const token = tokens ? tokens[Math.min(calls++, tokens.length - 1)] : `token-${++calls}`;
+    if (token === null) throw new Error(`no session ${++failures}`);
+    return token;
+  };
   const client = (window.client = connect({ url: "/ws/", getToken, ...options }));
-  for (const name of ["message", "recalled", "reset", "receipt", "unread", "state", "error"]) {
+  for (const name of ["message", "recalled", "reset", "receipt", "unread", "board", "snapshot", "state", "error"]) {
     const plain = (detail) => (detail instanceof Error ? { code: detail.code, message: detail.message } : detail);
     client.addEventListener(name, ({ detail }) => notes.push([name, plain(detail)]));
   }

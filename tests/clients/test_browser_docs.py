@@ -1,0 +1,69 @@
+"""The code for pages, in the README and in docs/clients.md, does what the pages say."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser import OpenPage
+from tests.servers import ROOT, Stack, eventually
+from tests.test_docs import EXAMPLE_URL, README, blocks
+
+SECTION = re.compile(r"^## In a browser\n(.*?)(?=^## )", re.DOTALL | re.MULTILINE)
+TOKENS = "**/my/fanfare-token"
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """What the page's console says."""
+    return []
+
+
+@pytest.fixture
+def page(open_page: OpenPage, stack: Stack, said: list[str]) -> Page:
+    page = open_page(f"{stack.web[0].url}/livez", bypass_csp=True)  # That page's policy lets no inline script run.
+    page.on("console", lambda line: said.append(line.text))
+    page.route(TOKENS, lambda route: route.fulfill(body=stack.token("alice")))
+    return page
+
+
+def run(page: Page, stack: Stack, code: str) -> None:
+    page.add_script_tag(type="module", content=code.replace(EXAMPLE_URL, stack.web[0].url))
+
+
+def says(page: Page, said: list[str], text: str) -> None:
+    """Waits as the browser's events need it: they come while Playwright is asked."""
+
+    def heard() -> bool:
+        page.wait_for_timeout(50)
+        return any(text in line for line in said)
+
+    eventually(heard, 15, lambda: "\n".join(said))
+
+
+def test_the_readmes_page_shows_what_is_sent(page: Page, stack: Stack, said: list[str]) -> None:
+    (code,) = blocks(README, "js")
+    page.evaluate("document.body.append(Object.assign(document.createElement('ul'), {id: 'news'}))")
+    run(page, stack, code + "client.addEventListener('state', ({detail}) => console.log(detail.state));")
+    says(page, said, "online")
+    sent = stack.send({"user": "alice"}, {"text": "<b>Hello"})
+    expect(page.locator("#news li")).to_have_text("<b>Hello")
+    with stack.client() as client:
+        client.delete(f"/api/notifications/{sent['id']}").raise_for_status()
+    says(page, said, f"remove {sent['id']}")
+
+
+def test_the_page_about_clients_is_right_block_by_block(page: Page, stack: Stack, said: list[str]) -> None:
+    text = (ROOT / "docs/clients.md").read_text() + "\n## The end\n"
+    (section,) = SECTION.findall(text)
+    code = re.findall(r"^```js\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    assert section.count("```") == 2 * len(code)  # There is no other code.
+    stack.send({"user": "alice"}, {"text": "Hello"})
+    run(page, stack, "\n".join(code))
+    for text in ("state online", "unread 1", "inbox 1", "finding websocket true", "all is well: true"):
+        says(page, said, text)
+    with stack.client() as client:
+        assert client.get("/api/users/alice/preferences").json() == {"newsletter": "off"}
+    stack.send({"user": "alice"}, 7)
+    says(page, said, "message user.alice 7")
+    assert not any(line.startswith("error") for line in said)
