@@ -29,7 +29,7 @@ class StaleAccount(Exception):
 
 
 class Eraser(Protocol):
-    """A function of USER_ERASERS: deletes what a room holds of a user, inside the transaction -> whether it held any."""
+    """A function of USER_ERASERS: deletes what a room holds of a user, in the transaction -> whether it held any."""
 
     def __call__(self, user: str) -> bool: ...
 
@@ -105,7 +105,8 @@ def _erase(actor: Principal | None, user: str) -> bool:
         known = User.objects.select_for_update().filter(pk=user).exists()  # Of two who do it, one does.
         erasers: list[Eraser] = [import_string(path) for path in settings.USER_ERASERS]
         # Rooms may know a name that is no user's, such as that of somebody whose scores a backend has sent.
-        if not any([eraser(user) for eraser in erasers]) and not known:
+        held = [eraser(user) for eraser in erasers]
+        if not known and not any(held):
             return False
         Token.objects.filter(user=user).delete()
         IdempotencyKey.objects.filter(principal=f"user:{user}").delete()

@@ -46,7 +46,7 @@ class Panel {
     client.addEventListener("error", ({ detail }) => this.#showError(detail));
     const say = (text) => this.#say(text);
     const onOpen = () => this.toasts.replaceChildren();
-    this.inbox = new Inbox(this.section, { name: this.name, api: this.api, client, onOpen, say });
+    this.inbox = new Inbox(this.section, { name: this.name, client, onOpen, say });
     this.tasks = new Tasks(this.section, { name: this.name, api: this.api, client, say });
     this.#client = client;
     const dots = this.section.querySelectorAll("[data-presence]");

@@ -1,6 +1,7 @@
-/** A live leaderboard: its snapshot, and then what changes, as the server tells it. */
+/** A live leaderboard, as its store has it. */
 
 import { announce, made, title } from "./demo_page.js";
+import { board } from "./fanfare-state.js";
 
 const SHOWN = 10;
 const PACE = 400; // Milliseconds from one picture to the next: what moves is to arrive,
@@ -11,18 +12,9 @@ const POINTS = 100;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const number = new Intl.NumberFormat("en");
 
-/** The top with a change carried out; each row is `{name, score, subscore, rank}`. */
-export function changed(top, { set, removed }) {
-  const gone = new Set([...removed, ...set.map(({ name }) => name)]);
-  const rows = top.filter(({ name }) => !gone.has(name));
-  for (const row of set) rows.splice(row.rank, 0, row);
-  return rows.map((row, rank) => ({ ...row, rank }));
-}
-
 export class Board {
-  #top = [];
-  #total = 0;
-  #version = 0;
+  #store;
+  #first; // Who is.
   #drawing;
   #drawnAt = -Infinity;
   #rows = new Map(); // The shown ones, by name.
@@ -43,50 +35,37 @@ export class Board {
   }
 
   follow(client) {
-    const topic = `board.${this.#name}`;
-    client.addEventListener("snapshot", ({ detail }) => detail.topic === topic && this.#begin(detail.snapshot));
-    client.addEventListener("board", ({ detail }) => detail.topic === topic && this.#receive(detail));
-    client.subscribe(topic).catch((error) => this.#say(`No board: ${error.message}`));
+    this.#store = board(client, this.#name, { top: SHOWN });
+    this.#store.subscribe(() => this.#show());
   }
 
-  #begin({ leaderboard, version, total }) {
-    this.#version = version;
-    this.#show(leaderboard, total);
-  }
-
-  #receive({ snapshot, version, total, ...change }) {
-    if (snapshot) this.#begin(snapshot);
-    if (!change.set || version !== this.#version + 1) return;
-    this.#version = version;
-    this.#show(changed(this.#top, change), total);
-  }
-
-  #show(top, total) {
-    if (top[0]?.name !== this.#top[0]?.name) this.#announce();
-    this.#top = top;
-    this.#total = total;
+  #show() {
+    const { rows, error } = this.#store.state();
+    if (error) this.#say(`No board: ${error.message}`);
+    if (rows[0]?.name !== this.#first) this.#announce();
+    this.#first = rows[0]?.name;
     this.#drawing ??= setTimeout(() => this.#draw(), this.#drawnAt + PACE - performance.now());
   }
 
   #draw() {
     this.#drawing = undefined;
     this.#drawnAt = performance.now();
-    if (calm.matches) this.#arrange();
-    else this.#glide(() => this.#arrange());
+    const { rows, total } = this.#store.state();
+    if (calm.matches) this.#arrange(rows);
+    else this.#glide(() => this.#arrange(rows));
     const line = this.#section.querySelector(".board-total");
-    line.hidden = !this.#top.length;
-    write(line, this.#total === 1 ? "One player" : `${number.format(this.#total)} players`);
+    line.hidden = !rows.length;
+    write(line, total === 1 ? "One player" : `${number.format(total)} players`);
   }
 
-  #arrange() {
-    const shown = this.#top.slice(0, SHOWN);
-    const names = new Set(shown.map(({ name }) => name));
+  #arrange(rows) {
+    const names = new Set(rows.map(({ name }) => name));
     for (const [name, row] of this.#rows) {
       if (names.has(name)) continue;
       row.remove();
       this.#rows.delete(name);
     }
-    for (const { name, score, rank } of shown) {
+    for (const { name, score, rank } of rows) {
       const row = this.#rows.get(name) ?? made("standing");
       this.#rows.set(name, row);
       row.classList.toggle("own", this.#apis.has(name));
@@ -113,7 +92,7 @@ export class Board {
   /** Not each change: who is first, once that has stayed so for a while. */
   #announce() {
     clearTimeout(this.#leading);
-    this.#leading = setTimeout(() => this.#top[0] && announce(`${title(this.#top[0].name)} leads the board.`), LEADS);
+    this.#leading = setTimeout(() => this.#first && announce(`${title(this.#first)} leads the board.`), LEADS);
   }
 
   async #score(button) {
