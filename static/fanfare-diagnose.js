@@ -66,8 +66,8 @@ function unasked(token) {
 }
 
 async function findWays(socket, api, { token = "", error }) {
-  const asked = [ask(api, "poll", token), ask(api, "stream", token), dial(socket, token)];
-  const [poll, stream, link] = await Promise.all(asked);
+  const dialed = dial(socket, token).catch(({ message }) => ({ message })); // As a token may not be what it can say.
+  const [poll, stream, link] = await Promise.all([ask(api, "poll", token), ask(api, "stream", token), dialed]);
   return [
     findOrigin(api, poll),
     error ?? judged(token, verdict(poll, link)),
@@ -119,8 +119,9 @@ function expired(token) {
   return `${since}: getToken has to get a fresh one each time.`;
 }
 
-function findWebSocket(socket, { welcomed, code }, poll) {
+function findWebSocket(socket, { welcomed, code, message }, poll) {
   if (welcomed) return finding("websocket", true, "A WebSocket gets through.");
+  if (message) return finding("websocket", false, `The browser opens no WebSocket with this url and token: ${message}`);
   if (code >= 4000) return finding("websocket", true, `A WebSocket gets through; it was closed with ${code}.`);
   if (poll.status === 429 || poll.status === 503) return finding("websocket", false, busy(poll));
   const nginx = 'proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade"';

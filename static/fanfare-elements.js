@@ -276,6 +276,7 @@ class InboxView {
     const clock = setInterval(() => this.#tell(), MINUTE);
     signal.addEventListener("abort", () => {
       observer.disconnect();
+      this.#isShown = false;
       clearInterval(clock);
       for (const { made } of this.#items.values()) made?.remove();
     });
@@ -389,7 +390,8 @@ class InboxView {
 
   async #see() {
     this.#isSeeing = true;
-    await this.#store.seen("all").catch(() => pause(LATER));
+    await this.#store.seen("all").catch(() => {});
+    if (this.#store.state().unseen) await pause(LATER); // It failed, or there is more than the page has.
     this.#isSeeing = false;
     this.#look();
   }
@@ -536,8 +538,9 @@ class FanfareToasts extends FanfareElement {
     this.#region.append(toast);
     for (const old of this.#toasts.keys()) if (this.#toasts.size > TOASTS) this.#drop(old);
     const expire = () => {
+      if (this.#toasts.get(id) !== toast) return;
       if (document.hidden || toast.matches(":hover, :focus-within")) setTimeout(expire, TOAST / 4);
-      else if (this.#toasts.get(id) === toast) this.#drop(id);
+      else this.#drop(id);
     };
     setTimeout(expire, TOAST);
   }

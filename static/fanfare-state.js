@@ -276,7 +276,8 @@ class Board extends Store {
     try {
       await this.#client.subscribe(this.#topic, undefined, { me });
     } catch (error) {
-      if (error.code !== "timeout") for (const one of this.#others()) one.#show({ loading: false, error });
+      if (["timeout", "superseded"].includes(error.code)) return; // It is asked for again.
+      for (const one of this.#others()) one.#show({ loading: false, error });
     }
   }
 

@@ -35,6 +35,8 @@ const SAFE = new Set(["GET", "PUT", "DELETE"]); // Nothing happens twice.
 const ABOUT_TOPICS = new Set(["denied", "malformed_topic"]);
 const NOWHERE = "e30"; // The place of no topic.
 const EXPIRED = 4401;
+const RATE_LIMITED = 4429;
+const SLOWER = 5000; // So much later it comes back then.
 const MAX_TOPICS = 1000;
 const MAX_REQUESTS = 100;
 const MAX_IDS = 1000;
@@ -152,8 +154,8 @@ class Client extends EventTarget {
    */
   receipt(deed, which) {
     if (this.#state.state === "closed") return refused("closed", this.#state.reason);
-    const all = which?.all && this.#state.state !== "online";
-    const one = { deed, which: all ? { as_of: new Date().toISOString() } : { ...which } };
+    const all = which?.all && { as_of: new Date().toISOString() };
+    const one = { deed, which: all || { ...which }, now: all && this.#state.state === "online" };
     const waiting = [one, ...this.#receipts].reduce((sum, { which }) => sum + (which.ids?.length ?? 1), 0);
     if (waiting > MAX_IDS) return refused("busy", "Too many receipts wait for a connection.");
     return new Promise((resolve, reject) => {
@@ -244,6 +246,7 @@ class Client extends EventTarget {
       this.#link = this.#dial(this.#way);
       this.#await(() => this.#lost(0, "The server does not answer."), PATIENCE);
     } catch (error) {
+      if (this.#state.state === "closed") return;
       this.#emit("error", new FanfareError("no_connection", error?.message));
       this.#lost(0, "No credential, or no way to connect.");
     }
@@ -282,7 +285,7 @@ class Client extends EventTarget {
 
   /** What another user has done is not sent as this one; it waits for a page of theirs. */
   #own(owner) {
-    if (owner === this.#owner) return;
+    if (owner === this.#owner || this.#state.state === "closed") return;
     if (this.#owner) this.#drop(new FanfareError("superseded", "Another user has come."));
     this.#owner = owner;
     this.#shelf = owner && new Shelf(`fanfare.receipts ${owner} `, (kept) => {
@@ -302,7 +305,9 @@ class Client extends EventTarget {
     if (this.#delivering) return;
     this.#delivering = true;
     for (let one, failures = 0; this.#state.state === "online" && (one = this.#receipts[0]); ) {
-      const sent = this.#request(++this.#ref, { ...one.which, action: one.deed });
+      const which = one.now ? { all: true } : one.which;
+      one.now = false; // Said again, it is as late as it is.
+      const sent = this.#request(++this.#ref, { ...which, action: one.deed });
       const answer = await sent.catch((error) => error);
       if (AGAIN.has(answer.code)) await pause(backoff(failures++));
       else if (this.#receipts[0] === one) {
@@ -356,7 +361,7 @@ class Client extends EventTarget {
     this.#unsend();
     if (performance.now() - this.#onlineSince >= STAYED_UP) this.#failures = 0;
     this.#onlineSince = Infinity;
-    const delay = wait + backoff(this.#failures++);
+    const delay = (code === RATE_LIMITED ? SLOWER : wait) + backoff(this.#failures++);
     this.#await(() => this.#open(), delay);
     this.#become({ state: "offline", retryAt: Date.now() + delay, code, reason });
   }
@@ -364,6 +369,7 @@ class Client extends EventTarget {
   /** What waits for an answer. */
   #unsend() {
     this.#held.clear(); // It comes again.
+    for (const one of this.#receipts) one.now = false;
     for (const [ref, request] of this.#requests) {
       if (request.safe) continue;
       // Topics are asked for again; of what was published nobody knows whether it arrived.
@@ -810,7 +816,8 @@ async function fetched(socket, token, path, options) {
   const url = new URL(`../api/${path}`, socket);
   url.protocol = url.protocol.replace("ws", "http");
   const bearer = token && { Authorization: `Bearer ${token}` };
-  const reply = await fetch(url, { ...options, headers: { ...options.headers, ...bearer }, cache: "no-store" });
+  const sent = { ...options.headers, ...bearer };
+  const reply = await fetch(url, { ...options, headers: sent, cache: "no-store", redirect: "error" });
   const { ok, status, headers } = reply;
   if (ok) return reply;
   const { code, message } = parsed(await bodyOf(reply))?.error ?? {};
@@ -849,7 +856,8 @@ class Shelf {
 
   keep(list) {
     try {
-      if (this.#open && list.length) localStorage.setItem(this.#key, JSON.stringify(list));
+      const text = JSON.stringify(list.map(({ deed, which }) => ({ deed, which })));
+      if (this.#open && list.length) localStorage.setItem(this.#key, text);
       else if (this.#open) localStorage.removeItem(this.#key);
     } catch {
       // It is full.

@@ -18,13 +18,13 @@ from django.db import OperationalError, connections
 from django.http import HttpResponse
 from django.test import Client
 
+from accounts import idempotency
 from accounts.errors import ApiError
 from accounts.signatures import sign
 from adapters import checks, ingest_settings
 from adapters.ingest import RECORD_MAX_BYTES, Outcome, Record, Result, ingest, purge, redrive
 from adapters.ingest_settings import Source, sources
 from adapters.models import FailedRecord
-from notifications import retention
 from notifications.models import Message
 from tests.security.town import service, signed_in
 
@@ -290,7 +290,7 @@ def test_any_id_will_do(id: str) -> None:
 def test_a_record_is_known_again_for_14_days() -> None:
     for days, expected in ((0, 1), (13, 1), (15, 2)):
         with time_machine.travel(NOW + timedelta(days=days), tick=False):
-            retention.purge()
+            idempotency.purge()
             assert statuses(ingest(sources()["shop"], records(GOOD))) == ["accepted"]
             assert stored() == expected
 

@@ -119,6 +119,15 @@ def test_it_comes_back_after_any_other_close_with_a_fresh_token(start: Start, se
     assert server.accept().subprotocols.endswith("bearer.token-2")
 
 
+def test_it_comes_back_later_where_it_has_said_too_much(start: Start, server: Fake) -> None:
+    page = start()
+    connection = server.accept()
+    connection.welcome()
+    await_state(page, "online")
+    connection.close(4429)
+    assert await_state(page, "offline")["retryAt"] - page.evaluate("Date.now()") > 4000
+
+
 def test_the_waits_grow_to_30_s_and_start_anew_only_after_a_connection_that_stayed_up(
     start: Start, server: Fake
 ) -> None:

@@ -104,6 +104,42 @@ def test_a_receipt_whose_answer_is_lost_is_sent_again_and_one_that_is_refused_is
 
 
 @pytest.mark.any_database
+def test_all_means_until_the_call_also_where_it_is_said_again(start: Start, server: Fake) -> None:
+    page = start({"tokens": [token("alice")]})
+    page.evaluate("Math.random = () => 0")
+    first = greeted(server)
+    await_state(page, "online")
+    page.evaluate("void (window.asked = ask('receipt', 'read', {all: true}))")
+    frame = first.receive()
+    assert (frame["all"], "as_of" in frame) == (True, False)  # Now, by the server's clock.
+    first.close(1012)
+    assert set(grant(greeted(server))) == {"action", "as_of"}
+    assert page.evaluate("asked")[0] == "ok"
+
+
+@pytest.mark.any_database
+def test_a_client_that_is_closed_while_it_gets_its_token_takes_none_of_them(start: Start, server: Fake) -> None:
+    page = start({"tokens": [token("alice")]})
+    go_offline(page, server)
+    page.evaluate("void ask('receipt', 'read', {ids: ['1']})")
+    page.wait_for_function("Object.keys(localStorage).length === 1")
+    page.reload()
+    page.evaluate(
+        """async (token) => {
+             const { connect } = await import("/fanfare.js");
+             let give;
+             const early = connect({ url: "/ws/", getToken: () => new Promise((resolve) => (give = resolve)) });
+             await Promise.resolve();
+             early.close();
+             give(token);
+           }""",
+        token("alice"),
+    )
+    start_client(page, {"tokens": [token("alice")]})
+    assert grant(greeted(server)) == {"action": "read", "ids": ["1"]}
+
+
+@pytest.mark.any_database
 def test_a_reload_keeps_them_for_the_same_user_and_for_no_other(start: Start, server: Fake) -> None:
     page = start({"tokens": [token("alice")]})
     go_offline(page, server)

@@ -52,9 +52,17 @@ def test_send_and_inbox(fanfare: Fanfare, client: Client) -> None:
         assert fanfare("send", *target, "Hi")[0] == 0
 
 
-def test_control_characters_of_others_do_not_reach_the_terminal(fanfare: Fanfare, client: Client) -> None:
+def test_control_characters_of_others_do_not_reach_the_terminal(
+    fanfare: Fanfare, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client.send("cas", {"text": "\x1b]0;owned\x07\x9b31m"})
     assert not {"\x1b", "\x07", "\x9b"} & set(fanfare("inbox", "cas")[1])
+    printed = fanfare("inbox", "cas", "-o", "json")[1]
+    assert not {"\x1b", "\x07", "\x9b"} & set(printed)
+    assert lines(printed)[0]["data"]["text"] == "\x1b]0;owned\x07\x9b31m"
+    with Hostile(answer(400, {"error": {"code": "malformed", "message": "\x1b]0;owned\x07"}})) as server:
+        monkeypatch.setenv("FANFARE_URL", server.url)
+        assert "\x1b" not in fanfare("inbox", "cas")[2]
 
 
 def test_who_board_task_and_token(fanfare: Fanfare, client: Client, town: Stack) -> None:

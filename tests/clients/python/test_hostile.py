@@ -87,6 +87,29 @@ def test_a_redirect_takes_the_key_nowhere() -> None:
         assert not elsewhere.requests
 
 
+def test_a_redirect_takes_the_key_of_a_listener_nowhere() -> None:
+    with HostileSocket(WELCOME) as elsewhere:
+        there = f"ws{elsewhere.url.removeprefix('http')}/ws/"
+        with Hostile(answer(302, b"", location=there)) as server, Client(server.url, "k").listen() as events:
+            with pytest.raises(FanfareError, match="Redirects are not followed"):
+                next(events)
+        assert not elsewhere.connections
+
+
+@pytest.mark.parametrize("key", ["", "fk_secret\n", "fk_secr\u00e9t", "fk_secret\r\nx: y", "fk secret"])
+def test_a_key_that_no_header_can_carry_is_not_told(key: str) -> None:
+    for make in (lambda: Client("http://127.0.0.1:1", key), lambda: Client("http://127.0.0.1:1", lambda: key).token()):
+        with pytest.raises(ValueError, match="key or token") as refused:
+            make()
+        assert "secr" not in str(refused.value)
+
+
+def test_a_password_in_the_url_is_not_told() -> None:
+    with pytest.raises(ValueError, match="no user or password") as refused:
+        Client("http://ann:hunter2@127.0.0.1:1", "k")
+    assert "hunter2" not in str(refused.value)
+
+
 def test_pages_that_go_round_in_a_circle_end() -> None:
     pages = [answer(200, {"presences": [], "next": name}) for name in ("b", "a", "b")]
     with Hostile(*pages) as server, Client(server.url, "k", policy=SHORT) as client:
@@ -177,12 +200,39 @@ def test_a_server_that_closes_again_and_again_is_asked_less_and_less() -> None:
         assert server.connections == 4
 
 
+def test_a_listener_that_is_closed_while_it_connects_ends() -> None:
+    def key() -> str:
+        events.close()
+        return "k"
+
+    with HostileSocket(WELCOME) as server:
+        events = Client(server.url, key).listen(["user.ann"])
+        assert not list(events)
+
+
+async def test_an_async_listener_that_is_closed_while_it_connects_ends() -> None:
+    async def key() -> str:
+        await events.close()
+        return "k"
+
+    with HostileSocket(WELCOME) as server:
+        events = AsyncClient(server.url, key).listen(["user.ann"])
+        assert not [event async for event in events]
+
+
+def test_tokens_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    with HostileSocket(WELCOME) as server, Client(server.url, "fk_secret").listen() as events:
+        next(events)
+    assert "fk_secret" not in caplog.text
+
+
 @pytest.mark.parametrize("status", [200, 302, 400, 401, 404])
 def test_a_handshake_that_is_refused_for_good_ends_the_listening(status: int) -> None:
     with Hostile(answer(status, b"<html>", location="/ws/")) as server:
         with Client(server.url, "k").listen() as events, pytest.raises(FanfareError) as failed:
             next(events)
-    assert failed.value.code in ("bad_reply", "redirected")
+    assert failed.value.code == "bad_reply"
 
 
 def test_a_handshake_that_is_refused_for_now_is_repeated() -> None:

@@ -35,7 +35,7 @@ def test_a_post_is_repeated_under_one_key(first: Say) -> None:
         assert len({request.partition(b"\r\n\r\n")[2] for request in server.requests}) == 1
 
 
-@pytest.mark.parametrize("first", [hang_up, answer(502, b"<html>"), answer(504)])
+@pytest.mark.parametrize("first", [hang_up, answer(502, b"<html>"), answer(503, b"<html>"), answer(504)])
 def test_what_cannot_be_repeated_is_not_where_it_may_have_been_done(first: Say) -> None:
     with Hostile(first, answer(201, TOKEN)) as server, Client(server.url, "k", policy=FAST) as client:
         with pytest.raises(FanfareError):

@@ -42,6 +42,8 @@ def test_what_the_server_signs_is_taken() -> None:
         (signed() | {"webhook-timestamp": "9" * 400}, BODY),
         (signed() | {"WEBHOOK-SIGNATURE": ""}, BODY),
         (signed() | {"WEBHOOK-SIGNATURE": "v1,é\N{SNOWMAN}"}, BODY),
+        (signed() | {"WEBHOOK-SIGNATURE": "v1,\udce9"}, BODY),
+        (signed() | {"Webhook-Id": "\udce9"}, BODY),
         (signed(body=b"{"), b"{"),
     ],
 )

@@ -30,7 +30,7 @@ class AsyncClient(AsyncAreas):
     ) -> None:
         super().__init__()
         self.url = credentials.base_url(url)
-        self._key = key
+        self._key = credentials.usable(key) if isinstance(key, str) else key
         self._policy = policy or Policy()
         self._http = httpx.AsyncClient(follow_redirects=False)
         self._lock = asyncio.Lock()
@@ -76,7 +76,7 @@ class AsyncClient(AsyncAreas):
         async with self._lock:
             if self._held is None or self._held == stale or not credentials.is_fresh(self._held):
                 fresh = self._key()
-                self._held = await fresh if inspect.isawaitable(fresh) else fresh
+                self._held = credentials.usable(await fresh if inspect.isawaitable(fresh) else fresh)
             return self._held
 
     async def _exchange(self, step: Exchange) -> Reply | Failure:

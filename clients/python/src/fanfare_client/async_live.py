@@ -7,15 +7,21 @@ from types import TracebackType
 from typing import Self
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, SecurityError, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from fanfare_client.calls import Reply
 from fanfare_client.credentials import socket_url
 from fanfare_client.errors import FanfareError
 from fanfare_client.events import Disconnected, Event
-from fanfare_client.listening import FRAME_MAX_BYTES, ConnectAnew, Listening, TokenFailed
+from fanfare_client.listening import FRAME_MAX_BYTES, ConnectAnew, Listening, TokenFailed, socket_logger
 from fanfare_client.live import CLOSE_SECONDS, OPEN_SECONDS
 from fanfare_client.shapes import Position
+
+
+class _Connect(connect):
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Redirects are not followed, as with requests: the key stays here."""
+        return exc
 
 
 class AsyncListener(AsyncIterator[Event]):
@@ -70,8 +76,6 @@ class AsyncListener(AsyncIterator[Event]):
                 lost = self._core.refused(Reply(reply.status_code, headers, bytes(reply.body or b"")))
             except TokenFailed as failed:
                 lost = self._core.without_token(failed.error)
-            except SecurityError as error:
-                raise self._core.astray(error) from error
             except (OSError, WebSocketException, EOFError, ConnectAnew) as error:
                 lost = self._core.broken(error)
             if not self._closed.is_set():
@@ -95,23 +99,27 @@ class AsyncListener(AsyncIterator[Event]):
         return token
 
     async def _connection(self, token: str) -> AsyncGenerator[Event, None]:
-        """One connection: ends by raising, always."""
-        async with connect(
+        """One connection: ends by raising, or when the listener is closed."""
+        async with _Connect(
             self._url + self._core.query(),
             additional_headers={"Authorization": f"Bearer {token}"},
             compression=None,
             max_size=FRAME_MAX_BYTES,
             open_timeout=OPEN_SECONDS,
             close_timeout=CLOSE_SECONDS,
+            logger=socket_logger,
         ) as self._socket:
+            if self._closed.is_set():  # Meanwhile: `close` has not seen this socket.
+                return
             for frame in self._core.greeting():
                 await self._socket.send(frame)
             while True:
+                if self._core.until_refresh(token) == 0:  # However much comes.
+                    token = await self._refresh(self._socket, token)
                 try:
                     async with asyncio.timeout(self._core.until_refresh(token)):
                         received = await self._socket.recv()
                 except TimeoutError:
-                    token = await self._refresh(self._socket, token)
                     continue
                 for event in self._core.receive(received):
                     yield event

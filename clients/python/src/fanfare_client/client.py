@@ -29,7 +29,7 @@ class Client(Areas):
     def __init__(self, url: str, key: str | Callable[[], str], *, policy: Policy | None = None) -> None:
         super().__init__()
         self.url = credentials.base_url(url)
-        self._key = key
+        self._key = credentials.usable(key) if isinstance(key, str) else key
         self._policy = policy or Policy()
         self._http = bounded_client()
         self._lock = threading.Lock()
@@ -74,7 +74,7 @@ class Client(Areas):
             return self._key
         with self._lock:
             if self._held is None or self._held == stale or not credentials.is_fresh(self._held):
-                self._held = self._key()
+                self._held = credentials.usable(self._key())
             return self._held
 
     def _exchange(self, step: Exchange) -> Reply | Failure:

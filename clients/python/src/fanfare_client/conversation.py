@@ -109,8 +109,8 @@ def _again(call: Call[Any], outcome: Reply | Failure, error: FanfareError) -> bo
     """Whether to repeat the call can do no harm, and may help."""
     if isinstance(outcome, Failure):
         return call.repeatable or not outcome.sent
-    if outcome.status in _REFUSED_FOR_NOW:
-        return True
+    if outcome.status in _REFUSED_FOR_NOW:  # By something between, the server may have done it.
+        return call.repeatable or error.code != "bad_reply"
     return call.repeatable and (outcome.status in _NO_WORD or error.code == "idempotency_in_progress")
 
 

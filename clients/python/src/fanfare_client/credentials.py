@@ -23,9 +23,18 @@ def from_environment() -> tuple[str, str]:
 def base_url(url: str) -> str:
     """Without a slash at its end. Raises ValueError for what is no http(s) URL."""
     parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise ValueError("The URL of a server has no user or password in it: the key says who asks.")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(f"{url!r} is not the URL of a server, such as https://fanfare.example.")
     return url.rstrip("/")
+
+
+def usable(token: str) -> str:
+    """The token. Raises ValueError for what no header can carry: it would be told in the error of who tries."""
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("The key or token is empty, or has a space, a line break or another such character in it.")
+    return token
 
 
 def socket_url(url: str) -> str:

@@ -4,6 +4,7 @@ The shells in live.py and async_live.py connect, hand on what comes, and ask wha
 """
 
 import json
+import logging
 import random
 import time
 from collections import OrderedDict
@@ -29,6 +30,9 @@ _TOKEN_EXPIRED, _RATE_LIMITED, _TOO_LARGE = 4401, 4429, 1009
 _FOR_GOOD = {4500: "bad_frames", 4501: "unauthenticated", 4502: "revoked", 4503: "kicked"}
 _LATER = frozenset({"busy", "unavailable", "authorizer_unavailable", "keys_unavailable", "rate_limited"})
 _REFRESH = "refresh"
+
+socket_logger = logging.getLogger("fanfare_client.socket")
+socket_logger.setLevel(logging.INFO)  # At DEBUG the library writes tokens into the log.
 
 Since = Mapping[str, Position | None] | Position | None
 
@@ -213,10 +217,6 @@ class Listening:
     def broken(self, error: Exception) -> Disconnected:
         """There is no connection."""
         return self._again(1006, str(error) or type(error).__name__, 0.0)
-
-    def astray(self, error: Exception) -> FanfareError:
-        """What to raise where redirects lead nowhere good."""
-        return FanfareError(0, "bad_reply", f"The server redirects: {error}. Give the client the right URL.")
 
     def same_token(self) -> FanfareError:
         """What to raise where there is no other token than the one that has expired."""

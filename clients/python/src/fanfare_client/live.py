@@ -6,18 +6,24 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from websockets.exceptions import ConnectionClosed, InvalidStatus, SecurityError, WebSocketException
-from websockets.sync.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.sync.client import ClientConnection, reconnect
 
 from fanfare_client.calls import Reply
 from fanfare_client.credentials import socket_url
 from fanfare_client.errors import FanfareError
 from fanfare_client.events import Disconnected, Event
-from fanfare_client.listening import FRAME_MAX_BYTES, ConnectAnew, Listening, TokenFailed
+from fanfare_client.listening import FRAME_MAX_BYTES, ConnectAnew, Listening, TokenFailed, socket_logger
 from fanfare_client.shapes import Position
 
 OPEN_SECONDS = 10.0
 CLOSE_SECONDS = 1.0
+
+
+class _Connect(reconnect):
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Redirects are not followed, as with requests: the key stays here."""
+        return exc
 
 
 class Listener(Iterator[Event]):
@@ -62,6 +68,7 @@ class Listener(Iterator[Event]):
             try:
                 token = self._fresh_token()
                 yield from self._connection(token)
+                continue
             except ConnectionClosed as closed:
                 lost = self._lost(closed, token)
             except InvalidStatus as refused:
@@ -70,8 +77,6 @@ class Listener(Iterator[Event]):
                 lost = self._core.refused(Reply(reply.status_code, headers, bytes(reply.body or b"")))
             except TokenFailed as failed:
                 lost = self._core.without_token(failed.error)
-            except SecurityError as error:
-                raise self._core.astray(error) from error
             except (OSError, WebSocketException, EOFError, ConnectAnew) as error:
                 lost = self._core.broken(error)
             if not self._closed.is_set():
@@ -90,22 +95,26 @@ class Listener(Iterator[Event]):
         return token
 
     def _connection(self, token: str) -> Iterator[Event]:
-        """One connection: ends by raising, always."""
-        with connect(
+        """One connection: ends by raising, or when the listener is closed."""
+        with _Connect(
             self._url + self._core.query(),
             additional_headers={"Authorization": f"Bearer {token}"},
             compression=None,
             max_size=FRAME_MAX_BYTES,
             open_timeout=OPEN_SECONDS,
             close_timeout=CLOSE_SECONDS,
+            logger=socket_logger,
         ) as self._socket:
+            if self._closed.is_set():  # Meanwhile: `close` has not seen this socket.
+                return
             for frame in self._core.greeting():
                 self._socket.send(frame)
             while True:
+                if self._core.until_refresh(token) == 0:  # However much comes.
+                    token = self._refresh(self._socket, token)
                 try:
                     frame_or_bytes = self._socket.recv(self._core.until_refresh(token))
                 except TimeoutError:
-                    token = self._refresh(self._socket, token)
                     continue
                 yield from self._core.receive(frame_or_bytes)
 

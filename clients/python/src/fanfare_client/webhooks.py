@@ -26,14 +26,14 @@ def verify_webhook(
     """
     values = {name.lower(): value for name, value in headers.items()}
     id, timestamp = values.get("webhook-id", ""), values.get("webhook-timestamp", "")
-    if not id or not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):
+    if not (id and id.isascii()) or not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):
         raise InvalidSignature("The headers webhook-id and webhook-timestamp are missing, or none.")
     if abs(time.time() - int(timestamp)) > tolerance:
         raise InvalidSignature("The webhook was signed too long ago, or the clocks do not agree.")
     signatures = values.get("webhook-signature", "").split(" ")
     secrets = [secret] if isinstance(secret, str) else secret
     right = [sign_webhook(one, id, int(timestamp), body).encode() for one in secrets]
-    if not any(hmac.compare_digest(ours, theirs.encode()) for ours in right for theirs in signatures):
+    if not any(hmac.compare_digest(ours, theirs.encode(errors="replace")) for ours in right for theirs in signatures):
         raise InvalidSignature("No signature is by this secret.")
     try:
         return msgspec.json.decode(body)

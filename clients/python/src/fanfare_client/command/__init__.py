@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fanfare_client.client import Client
 from fanfare_client.command import actions
 from fanfare_client.command.arguments import parser
-from fanfare_client.command.output import Output
+from fanfare_client.command.output import Output, printable
 from fanfare_client.credentials import from_environment
 from fanfare_client.errors import FanfareError
 
@@ -31,5 +31,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(why: str, status: int) -> int:
-    print(f"fanfare: {why}", file=sys.stderr)
+    print(f"fanfare: {printable(why)}", file=sys.stderr)
     return status

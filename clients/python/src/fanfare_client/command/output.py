@@ -1,5 +1,6 @@
 """What the command prints: lines for people, or one JSON object a line for programs."""
 
+import json
 import re
 import sys
 from dataclasses import is_dataclass
@@ -26,19 +27,21 @@ class Output:
     def note(self, text: str) -> None:
         """For people only, beside what is printed."""
         if not self._as_json:
-            print(_printable(text), file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
 
 def _json(value: Any) -> str:
-    return msgspec.json.encode(msgspec.to_builtins(value) if is_dataclass(value) else value).decode()
+    text = msgspec.json.encode(msgspec.to_builtins(value) if is_dataclass(value) else value).decode()
+    # Also a program's output may end on a terminal.
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)
 
 
 def _text(value: Any) -> str:
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
-    return _printable(value if isinstance(value, str) else _json(value))
+    return printable(value if isinstance(value, str) else _json(value))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """What others wrote must not steer the terminal."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
