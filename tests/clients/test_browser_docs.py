@@ -67,3 +67,49 @@ def test_the_page_about_clients_is_right_block_by_block(page: Page, stack: Stack
     stack.send({"user": "alice"}, 7)
     says(page, said, "message user.alice 7")
     assert not any(line.startswith("error") for line in said)
+
+
+def test_the_inbox_on_the_page_about_it(page: Page, stack: Stack, said: list[str]) -> None:
+    (code,) = blocks(ROOT / "docs/inbox.md", "js")
+    page.evaluate("document.body.append(Object.assign(document.createElement('button'), {id: 'bell'}))")
+    run(page, stack, code)
+    says(page, said, "load the first page")
+    sent = stack.send({"user": "alice"}, "Hello")
+    says(page, said, f"show {sent['id']} Hello")
+    expect(page.locator("#bell")).to_have_text("1")
+    page.locator("#bell").click()
+    says(page, said, "show as seen")
+    expect(page.locator("#bell")).to_have_text("0")
+
+
+def test_presence_and_rooms_on_the_page_about_them(page: Page, stack: Stack, said: list[str]) -> None:
+    watching, rooms = blocks(ROOT / "docs/presence.md", "js")
+    token = stack.token("alice", subscribe=["watch.*", "presence.lobby"])
+    page.route("**/my/token", lambda route: route.fulfill(body=token))
+    run(page, stack, watching)
+    says(page, said, "bob OFFLINE")
+    with stack.client() as client:
+        eventually(lambda: client.get("/api/presence/alice").json()["text"] == "Back at two", 15)
+    run(page, stack, rooms + "globalThis.members = members;")
+    page.wait_for_function("globalThis.members?.has('alice')")
+
+
+def test_a_task_on_the_page_about_tasks(page: Page, stack: Stack, said: list[str]) -> None:
+    (code,) = blocks(ROOT / "docs/tasks.md", "js")
+    page.evaluate("document.body.append(document.createElement('progress'))")
+    run(page, stack, code)
+    says(page, said, "load /api/tasks")
+    page.evaluate(
+        "token => fetch('/api/tasks', {method: 'POST', body: '{}', "
+        "headers: {'Content-Type': 'application/json', Authorization: `Bearer ${token}`}})",
+        stack.token("alice"),
+    )
+    expect(page.locator("progress")).to_have_attribute("title", re.compile(r"\w"))
+
+
+def test_the_three_lines_about_boards_make_the_new_top(page: Page) -> None:
+    (code,) = blocks(ROOT / "docs/leaderboards.md", "js")
+    before = [{"name": name, "rank": rank} for rank, name in enumerate("abcd")]
+    change = {"removed": ["d"], "set": [{"name": "c", "rank": 0}, {"name": "e", "rank": 2}]}
+    top = page.evaluate(f"({{before, removed, set}}) => {{ {code}; return top; }}", {"before": before, **change})
+    assert [row["name"] for row in top] == ["c", "a", "e", "b"]
