@@ -1,4 +1,8 @@
-"""Reading a board: which window, then rows of its ranking. Each answer is of one consistent read."""
+"""Reading a board: which window, then rows of its ranking.
+
+Each answer is of one consistent read; but for scores from a cursor on, and on boards that are over their `entry_limit`
+until the surplus is evicted: these ask twice.
+"""
 
 from collections.abc import Iterable, Sequence
 
