@@ -6,8 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from fanfare_client import AsyncClient, Client
 
+from fanfare_client import AsyncClient, Client
 from tests.servers import Stack
 
 

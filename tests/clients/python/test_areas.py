@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
-from fanfare_client import AsyncClient, Client, FanfareError, areas, asking, async_areas, notification
 
+from fanfare_client import AsyncClient, Client, FanfareError, areas, asking, async_areas, notification
 from tests.servers import Stack, eventually
 
 

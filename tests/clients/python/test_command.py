@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fanfare_client import Client
 from fanfare_client.command import main
-
 from tests.clients.python.hostile import Hostile, answer
 from tests.servers import Stack, eventually, free_port
 

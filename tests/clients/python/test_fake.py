@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+
 from fanfare_client import START, Client, Connected, Disconnected, Event, FanfareError, Message, Policy, Recalled
 from fanfare_client.testing import FakeFanfare
-
 from tests.servers import Stack, eventually
 
 ClientOf = Callable[[str | None], Client]

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from fanfare_client import AsyncClient, Client, Connected, Disconnected, FanfareError, Message, Policy
 from fanfare_client.conversation import BODY_MAX_BYTES
 from fanfare_client.listening import FRAME_MAX_BYTES
-
 from tests.clients.python.hostile import Hostile, HostileSocket, Say, answer, hang_up
 
 SHORT = Policy(timeout=0.5, deadline=1.5, first_pause=0.01, longest_pause=0.02)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
 from fanfare_client import (
     START,
     AsyncClient,
@@ -26,7 +27,6 @@ from fanfare_client import (
     TaskEvent,
     UnreadEvent,
 )
-
 from tests.servers import Stack
 
 SECONDS = 30.0

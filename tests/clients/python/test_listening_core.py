@@ -6,13 +6,13 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fanfare_client import FanfareError, Message
 from fanfare_client.calls import Reply
 from fanfare_client.events import PASSED_ON
 from fanfare_client.listening import LONGEST_PAUSE, RECALLED_KEPT, ConnectAnew, Listening
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.clients.python.test_hostile import WELCOME, message
 
 EVENTS = [*PASSED_ON, "welcome", "subscribed", "unsubscribed", "reset", "error", "presence", "pong", "ok"]

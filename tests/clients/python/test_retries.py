@@ -4,9 +4,9 @@ import time
 from typing import Any
 
 import pytest
+
 from fanfare_client import AsyncClient, Client, FanfareError, Policy
 from fanfare_client.conversation import retry_after
-
 from tests.clients.python.hostile import Hostile, Say, answer, hang_up, refusal
 from tests.servers import free_port
 

@@ -3,9 +3,9 @@
 import time
 
 import pytest
-from fanfare_client import InvalidSignature, sign_webhook, verify_webhook
 
 from accounts import signatures
+from fanfare_client import InvalidSignature, sign_webhook, verify_webhook
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER = "whsec_bm90IHRoZSBzYW1lIHNlY3JldA=="

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
+
 from fanfare_client.errors import FanfareError
 
 T = TypeVar("T")
