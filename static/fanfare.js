@@ -35,6 +35,7 @@ const SAFE = new Set(["GET", "PUT", "DELETE"]); // Nothing happens twice.
 const ABOUT_TOPICS = new Set(["denied", "malformed_topic"]);
 const NOWHERE = "e30"; // The place of no topic.
 const EXPIRED = 4401;
+const ANOTHER = "Another user has come.";
 const RATE_LIMITED = 4429;
 const SLOWER = 5000; // So much later it comes back then.
 const MAX_TOPICS = 1000;
@@ -275,7 +276,11 @@ class Client extends EventTarget {
   }
 
   async #renew() {
-    const ask = (token) => this.#request(++this.#ref, { action: "refresh", token });
+    const owner = this.#owner;
+    const ask = (token) => {
+      if (owner && this.#owner && owner !== this.#owner) throw new FanfareError("superseded", ANOTHER);
+      return this.#request(++this.#ref, { action: "refresh", token });
+    };
     const { code, message } = await this.#getToken().then(ask).catch(named);
     if (this.#state.state !== "online") return; // It will be asked for when it comes back.
     if (!code) this.#renewIn(this.#renewAt - Date.now());
@@ -286,7 +291,11 @@ class Client extends EventTarget {
   /** What another user has done is not sent as this one; it waits for a page of theirs. */
   #own(owner) {
     if (owner === this.#owner || this.#state.state === "closed") return;
-    if (this.#owner) this.#drop(new FanfareError("superseded", "Another user has come."));
+    if (this.#owner) {
+      this.#drop(new FanfareError("superseded", ANOTHER));
+      for (const topic of this.#topics.keys()) if (owner && /^(user|account)\./.test(topic)) this.#topics.delete(topic);
+      this.#defaults ||= owner && !this.#options.topics;
+    }
     this.#owner = owner;
     this.#shelf = owner && new Shelf(`fanfare.receipts ${owner} `, (kept) => {
       this.#receipts.push(...kept);

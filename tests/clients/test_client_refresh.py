@@ -112,8 +112,27 @@ def test_a_token_that_cannot_be_had_or_refreshed_now_is_asked_for_again(start: S
 
 
 @pytest.mark.any_database
-def test_a_token_of_another_user_makes_a_new_connection(start: Start, server: Fake) -> None:
-    page = start({"tokens": [token(25), token(600, sub="bob"), "third"]})
+def test_a_token_of_another_user_makes_a_new_connection_to_their_topics(start: Start, server: Fake) -> None:
+    page = start({"tokens": [token(25), token(600, sub="bob"), token(600, sub="bob")]})
+    connection = server.accept()
+    connection.welcome(**{ALICE: at(0), "all": at(3)})
+    await_state(page, "online")
+    page.clock.fast_forward(20_500)
+    connection.wait_closed()  # Nothing of Bob's was said on the socket that is Alice's.
+    second = server.accept()
+    assert "topics=" not in second.path
+    offline = next(state for state in notes(page, "state") if state["state"] == "offline")
+    assert (offline["code"], offline["reason"]) == (4401, "Another user has come.")
+    second.welcome(**{"user.bob": at(0), "all": at(3)})
+    asked = second.receive()
+    assert (asked["action"], asked["topic"]) == ("subscribe", "all")
+    second.message(1, topic="user.bob")
+    await_note(page, "message")
+
+
+@pytest.mark.any_database
+def test_a_refresh_that_the_server_refuses_makes_a_new_connection(start: Start, server: Fake) -> None:
+    page = start({"tokens": [token(25), "second", "third"]})
     connection = server.accept()
     connection.welcome(**{ALICE: at(0)})
     await_state(page, "online")
