@@ -24,6 +24,7 @@ from adapters.functions import CALLS_AT_ONCE, Context, Functions, Refuse, client
 from adapters.models import Delivery
 from tests.adapters.conftest import conserved, deliver, destination, make_due, states
 from tests.adapters.contract import AdapterContract, Arrived, Side, parcel
+from tests.test_docs import ROOT, blocks
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +177,20 @@ def test_a_handler_gets_the_message_its_sender_and_what_else_is_known() -> None:
     )
     assert User.objects.filter(pk="met-alice").exists()
     assert states("handlers") == {"delivered": 1}
+
+
+@delivering
+def test_the_documented_handler_hears_of_questions_and_refuses_others(capsys: pytest.CaptureFixture[str]) -> None:
+    code = next(
+        block for block in blocks(ROOT / "docs/client-messages.md", "python") if "@client_message_handler" in block
+    )
+    exec(code, {})
+    destination("handlers", kind="functions", events=["client.send"])
+    owe("alice", {"text": "Where is it?"})
+    owe("alice", {"no": "text"})
+    deliver()
+    assert "alice in acme asks: Where is it?" in capsys.readouterr().out
+    assert states("handlers") == {"delivered": 1, "dead": 1}
 
 
 @delivering

@@ -27,6 +27,7 @@ from adapters.ingest_settings import Source, sources
 from adapters.models import FailedRecord
 from notifications.models import Message
 from tests.security.town import service, signed_in
+from tests.test_docs import ROOT, blocks
 
 pytestmark = pytest.mark.django_db
 
@@ -473,3 +474,19 @@ def test_good_settings_pass_the_checks_and_show_no_secret(settings: LazySettings
         "adapters.E002",
         "adapters.E003",
     ]
+
+
+def test_the_documented_sender_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = blocks(ROOT / "docs/ingest.md", "python")
+    sender: dict[str, Any] = {}
+    exec(code, sender)
+
+    def urlopen(request: Any, body: bytes, timeout: float) -> Any:
+        assert timeout
+        reply: Any = Client().post(request.full_url, body, content_type="application/json", headers=request.headers)
+        assert reply.status_code == 202, reply.content
+        return io.BytesIO(reply.content)
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda request, **rest: urlopen(request, request.data, **rest))
+    sender["hand_in"]("http://testserver/api/ingest/shop", NEW, "order-1", msgspec.json.encode(GOOD))
+    assert stored() == 1

@@ -21,6 +21,7 @@ from accounts.principals import SCOPES, Kind, Principal
 from accounts.signatures import verify
 from realtime import asking, authorizers
 from realtime.checks import check_authorizers
+from tests.test_docs import ROOT, blocks
 
 pytestmark = pytest.mark.any_database
 
@@ -614,3 +615,19 @@ def test_a_mistake_is_found_at_start(settings: LazySettings, name: str, value: A
     setattr(settings, name, value)
     (found,) = check_authorizers()
     assert name in found.msg
+
+
+def test_the_documented_function_lets_teams_into_their_own_topics() -> None:
+    code = next(block for block in blocks(ROOT / "docs/settings.md", "python") if "def may(" in block)
+    documented: dict[str, Any] = {}
+    exec(code, documented)
+    member = Principal(Kind.USER, "ada", "acme")
+    allowed = [
+        documented["may"](action, topic, member)
+        for action, topic in (
+            ("subscribe", "topic.team-acme"),
+            ("publish", "topic.team-acme"),
+            ("subscribe", "topic.team-x"),
+        )
+    ]
+    assert allowed == [True, False, False]
