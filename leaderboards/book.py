@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connection
 from django.db.models import F
@@ -23,8 +23,7 @@ _TAKE_NEW = "ON CONFLICT (window_id, owner_id) DO UPDATE SET " + ", ".join(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """An entry, without whose and where it is."""
 
     score: float
@@ -69,7 +68,7 @@ class Book:
         before = self.lines.get(name)
         self.window.seq += 1
         key = line.key if line else None
-        self._ranked += (key is not None) - (before is not None and before.key is not None)
+        self._ranked += (key is not None) - (before is not None and not before.hidden)
         if line:
             self.lines[name] = line
         else:
@@ -90,8 +89,7 @@ class Book:
     ) -> None:
         """Writes down what somebody did, and what the entry is since."""
         line = self.lines.get(name)
-        key = line.key if line else None
-        now = (*line.pair, key.place if key else None) if line else (None, None, None)
+        now = (*line.pair, None if line.hidden else line.place) if line else (None, None, None)
         self._records.append((name, seq, operator, *given, *now, state, reason, metadata))
 
     def write(self, numbers: Mapping[str, int], actor: str, now: datetime) -> None:

@@ -6,7 +6,6 @@ Each change of an entry is numbered and recorded as a submission is, with who ma
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 
 from django.db import transaction
@@ -36,13 +35,13 @@ def remove(board: Board, name: str, actor: str) -> None:
 
 def hide(board: Board, name: str, actor: str) -> None:
     """Keeps an owner out of the rankings of every open window; scores still count. Raises ApiError 404."""
-    if not _change(board, name, Operator.HIDE, lambda line: replace(line, hidden=True), actor):
+    if not _change(board, name, Operator.HIDE, lambda line: line._replace(hidden=True), actor):
         raise _not_ranked(name)
 
 
 def unhide(board: Board, name: str, actor: str) -> None:
     """Ranks an owner again; who has not scored since is where they were. Raises ApiError 404."""
-    if not _change(board, name, Operator.UNHIDE, lambda line: replace(line, hidden=False), actor):
+    if not _change(board, name, Operator.UNHIDE, lambda line: line._replace(hidden=False), actor):
         raise _not_ranked(name)
 
 

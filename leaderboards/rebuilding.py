@@ -8,7 +8,7 @@ record. What a process that dies leaves behind, expires.
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from leaderboards import ranking_scripts as scripts
@@ -16,7 +16,7 @@ from leaderboards.bulk import chunks
 from leaderboards.models import Entry, Submission, Window
 from leaderboards.ranking import Change, Key, Missing, Told, Unavailable, WindowKey, nobody
 from leaderboards.rankings import key_of, ranking_of
-from leaderboards.redis_index import CHANGES_A_SCRIPT, Index, arguments, call
+from leaderboards.redis_index import CHANGES_A_SCRIPT, Index, call, order, tag
 from realtime.redis_scripts import Argument
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,9 @@ LEASE_MS = 3000  # Each step renews it; so long one waits for a process that die
 LEFT_BEHIND_MS = 60_000
 ROWS_A_STATEMENT = 10_000
 ATTEMPTS = 3
+
+_Entry = tuple[int, str, float, float, int]
+"""The owner's number and name, score, subscore and place."""
 
 _WANTED = "fanfare:boards:todo"
 
@@ -74,12 +77,19 @@ def _fill(new: Index, token: str, told: Told) -> None:
         loading = pool.submit(_load, new, token)
         for entries in _entries(new.window.id):
             for some in chunks(entries, CHANGES_A_SCRIPT):
-                values = arguments(new.window, some)
+                values = _arguments(new.window, some)
                 loading.result()
                 loading = pool.submit(_load, new, token, *values)
                 done += len(some)
                 told(done)
         loading.result()
+
+
+def _arguments(window: WindowKey, entries: Sequence[_Entry]) -> list[Argument]:
+    """As redis_index.arguments has it, at once: objects of a million entries take longer to make than to load."""
+    names: list[Argument] = [name for _, name, _, _, _ in entries]
+    tags = [tag(window, subscore, place) for _, _, _, subscore, place in entries]
+    return [*names, *tags, *(order(window, score) for _, _, score, _, _ in entries)]
 
 
 def _load(new: Index, token: str, *values: Argument) -> None:
@@ -121,8 +131,8 @@ def _state(window: int) -> tuple[int, str] | None:
     return Window.objects.filter(pk=window).values_list("seq", "epoch").first()
 
 
-def _entries(window: int) -> Iterator[list[Change]]:
-    """All that are ranked; their changes have no number."""
+def _entries(window: int) -> Iterator[list[_Entry]]:
+    """All that are ranked."""
     last = 0
     while True:
         ranked = Entry.objects.filter(window=window, hidden=False, owner__gt=last).order_by("owner_id")
@@ -130,7 +140,7 @@ def _entries(window: int) -> Iterator[list[Change]]:
         rows = list(values[:ROWS_A_STATEMENT])
         if not rows:
             return
-        yield [Change(0, name, Key(score, subscore, place)) for _id, name, score, subscore, place in rows]
+        yield rows
         last = rows[-1][0]
 
 

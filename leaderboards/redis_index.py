@@ -6,7 +6,7 @@ from typing import Any
 
 from leaderboards import ranking_scripts as scripts
 from leaderboards.bulk import chunks
-from leaderboards.ranking import Change, Gap, Key, Missing, Row, Unavailable, WindowKey
+from leaderboards.ranking import Change, Gap, Missing, Row, Unavailable, WindowKey
 from realtime.redis_scripts import Argument, RedisDown, run
 
 NEW_CHANGES = 1000  # A window with more of them is not new any more.
@@ -79,12 +79,12 @@ def call(script: str, keys: Sequence[str], *args: Argument) -> Any:
 # --- What it is made of ---------------------------------------------------------------------------
 
 
-def tag(window: WindowKey, key: Key) -> bytes:
+def tag(window: WindowKey, subscore: float, place: int) -> bytes:
     """What sorts, as bytes, entries of equal scores: by subscores, better first, then by places."""
-    subscore = 0.0 - key.subscore if window.descending else key.subscore + 0.0  # Neither gives -0.0.
+    subscore = 0.0 - subscore if window.descending else subscore + 0.0  # Neither gives -0.0.
     bits: int = _word.unpack(_float.pack(subscore))[0]
     bits ^= ALL if bits & SIGN else SIGN
-    return _tag.pack(bits, key.place >> 32, key.place & 0xFFFFFFFF)
+    return _tag.pack(bits, place >> 32, place & 0xFFFFFFFF)
 
 
 def order(window: WindowKey, score: float) -> str:
@@ -99,7 +99,7 @@ def arguments(window: WindowKey, changes: Iterable[Change]) -> list[Argument]:
     scores: list[Argument] = []
     for _seq, name, key in changes:
         names.append(name)
-        tags.append(tag(window, key) if key else b"")
+        tags.append(tag(window, key.subscore, key.place) if key else b"")
         scores.append(order(window, key.score) if key else b"")
     return names + tags + scores
 

@@ -41,7 +41,7 @@ class RedisRanking:
         return _found(window, ties, Index(window).ask(scripts.PAGE, ties, start, stop))
 
     def after(self, window: WindowKey, key: Key, name: str, limit: int, ties: Ties = "ordinal") -> Found:
-        bound = tag(window, key) + name.encode() + b"\0"  # No name has a zero byte.
+        bound = tag(window, key.subscore, key.place) + name.encode() + b"\0"  # No name has a zero byte.
         return _found(window, ties, Index(window).ask(scripts.AFTER, ties, order(window, key.score), bound, limit))
 
     def around(self, window: WindowKey, name: str, size: int, ties: Ties = "ordinal") -> Found:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from django.core.management import get_commands
 from django.urls import URLPattern
+from websockets.sync.client import connect
 
 import accounts.urls
 import realtime.urls
@@ -322,3 +323,20 @@ def test_the_python_client_prints_every_message_once_and_in_order_over_a_restart
             client.kill()
     messages = [line for line in printed.read_text().splitlines() if not line.startswith("listening")]
     assert messages == [f"user.carol {number} {number}" for number in range(1, 6)]
+
+
+def test_the_documented_loop_fetches_what_clients_sent(stack: Stack, tmp_path: Path) -> None:
+    block = next(block for block in blocks(ROOT / "docs/client-messages.md", "python") if "while True" in block)
+    web, printed = stack.web[0], tmp_path / "printed"
+    code = block.replace(EXAMPLE_URL, web.url)
+    env = {**os.environ, "FANFARE_KEY": stack.api_key, "PYTHONUNBUFFERED": "1"}
+    helpers = [stack.start_worker(), stack.start_beat()]  # They carry what is owed to the table.
+    with printed.open("w") as out, subprocess.Popen([sys.executable, "-c", code], env=env, stdout=out) as loop:
+        try:
+            headers = {"Authorization": f"Bearer {stack.token('dora')}"}
+            with connect(web.socket_url, additional_headers=headers, proxy=None) as socket:
+                socket.send(json.dumps({"action": "send", "message": {"text": "Where is it?"}, "ref": 1}))
+                eventually(lambda: "Where is it?" in printed.read_text(), 4 * SECONDS, printed.read_text)
+        finally:
+            for process in (loop, *helpers):
+                process.kill()
