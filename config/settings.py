@@ -90,6 +90,7 @@ USER_ERASERS = [
     "adapters.dead_letters.erase_user",
     "presence.erasure.erase_user",
     "leaderboards.erasure.erase_user",
+    "sessions_app.erasure.erase_user",
 ]
 AUDIT_DAYS = env.int("AUDIT_DAYS", default=365)
 CREDENTIAL_MAX_DAYS = env.int("CREDENTIAL_MAX_DAYS", default=31)
@@ -123,6 +124,7 @@ INSTALLED_APPS = [
     "notifications",
     "presence",
     "leaderboards",
+    "sessions_app",
     *(["demo"] if DEMO else []),
 ]
 MIDDLEWARE = [
@@ -331,6 +333,15 @@ CELERY_BEAT_SCHEDULE |= {
     "tidy-boards": {"task": "leaderboards.tasks.tidy", "schedule": 60.0, "options": {"expires": 60}},
 }
 
+# --- Browser sessions -----------------------------------------------------------------------------
+
+SESSION_TTL = env.int("SESSION_TTL", default=3600)
+CELERY_BEAT_SCHEDULE["purge-sessions"] = {
+    "task": "sessions_app.tasks.purge",
+    "schedule": 60.0,
+    "options": {"expires": 60},
+}
+
 # --- Live -----------------------------------------------------------------------------------------
 
 REALTIME_TOPICS = {
@@ -341,6 +352,7 @@ REALTIME_TOPICS = {
     "presence": "presence.room_topics.RoomTopic",
     "watch": "presence.topics.WatchTopic",
     "board": "leaderboards.topics.BoardTopic",
+    "session": "sessions_app.topics.SessionTopic",
 }
 REALTIME_LOG = "notifications.topics.DatabaseLog"
 REALTIME_GREETING = "notifications.inbox_views.greeting"

@@ -36,6 +36,7 @@ urlpatterns = [
     path("api/", include("realtime.urls")),
     path("api/", include("presence.urls")),
     path("api/", include("leaderboards.urls")),
+    path("api/", include("sessions_app.urls")),
     path("api/", include("notifications.urls")),  # Before `users/…`, which would take its `users/…/preferences`.
     path("api/", include("adapters.urls")),
     path("api/", include(accounts_api)),

@@ -16,6 +16,7 @@ from accounts.requests import wrong
 from notifications.log import Draft
 from notifications.shapes import Notification, Target
 from realtime.authorizers import refusals_now
+from realtime.topics import topic_for
 
 TYPE_MAX = 100
 
@@ -55,13 +56,15 @@ def targets(to: Target) -> list[str]:
     """The topics that a target names; users that are named twice count once. Raises ApiError 400."""
     given = [name for name in to.__struct_fields__ if getattr(to, name) is not UNSET]
     if len(given) != 1:
-        raise wrong("to", "exactly one of user, users, account, topic, all")
+        raise wrong("to", "exactly one of user, users, account, session, topic, all")
     (kind,) = given
     if kind == "all":
         if to.all is not True:
             raise wrong("to.all", "true")
         return ["all"]
     value = getattr(to, kind)
+    if kind == "session" and value.isprintable() and "," not in value:
+        return [topic_for("session", value)]
     keys = list(dict.fromkeys(value)) if kind == "users" else [value]
     if not all(valid_id(key) for key in keys):
         raise wrong(f"to.{kind}", ID_WANTED)

@@ -17,6 +17,7 @@ class Target(Struct, forbid_unknown_fields=True, omit_defaults=True):
     user: UserId | UnsetType = UNSET
     users: Annotated[list[UserId], Meta(min_length=1, max_length=1000)] | UnsetType = UNSET
     account: Annotated[str, Meta(min_length=1, max_length=200)] | UnsetType = UNSET
+    session: Annotated[str, Meta(min_length=1, max_length=256)] | UnsetType = UNSET
     topic: Annotated[str, Meta(min_length=1, max_length=200)] | UnsetType = UNSET
     all: bool | UnsetType = UNSET
 

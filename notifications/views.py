@@ -213,7 +213,7 @@ def _refused_topics(items: Sequence[Any], principal: Principal) -> Mapping[str, 
     for item in items:
         with suppress(ApiError):  # The item's own result will say it.
             topics |= dict.fromkeys(targets(shaped(item, shapes.Notification).to))
-    refused = refusals_now(principal, "publish", topics)
+    refused = refusals_now(principal, "publish", list(topics))
     for error in refused.values():
         if error.status == 503:
             raise error

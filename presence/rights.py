@@ -56,7 +56,7 @@ def _by_authorizer(principal: Principal, users: list[str]) -> set[str]:
     found: set[str] = set()
     for start in range(0, len(users), QUESTIONS_MAX):
         chunk = users[start : start + QUESTIONS_MAX]
-        refused = refusals_now(principal, "subscribe", map(topic_of, chunk))
+        refused = refusals_now(principal, "subscribe", [topic_of(user) for user in chunk])
         if unasked := next((error for error in refused.values() if error.status == 503), None):
             raise unasked  # Nobody has said no.
         found.update(user for user in chunk if topic_of(user) not in refused)

@@ -10,14 +10,14 @@ The functions that end in `_now` wait: they are for threads. The others are for 
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from django.conf import settings
 
 from accounts.errors import ApiError
 from accounts.principals import Kind, Principal
 from realtime.asking import Action, Question, desk
-from realtime.topics import resolve
+from realtime.topics import Topic, resolve
 
 QUESTIONS_MAX = 200  # Of one call, or as many as a connection may have topics.
 
@@ -35,11 +35,13 @@ async def refusals(principal: Principal, action: Action, names: Iterable[str]) -
     return refused
 
 
-def refusals_now(principal: Principal, action: Action, names: Iterable[str]) -> dict[str, ApiError]:
-    """`refusals`, for threads."""
+def refusals_now(principal: Principal, action: Action, names: Sequence[str]) -> dict[str, ApiError]:
+    """`refusals`, for threads; also to send to where nobody can be is refused."""
     refused, questions = _without_asking(principal, action, names)
     if questions:
         refused |= _refused(action, desk().ask(questions).result())
+    if action == "publish":
+        refused |= _missing(name for name in dict.fromkeys(names) if name not in refused)
     return refused
 
 
@@ -91,6 +93,14 @@ def _decide(principal: Principal, action: Action, name: str) -> ApiError | Quest
     if allowed is None:
         return question
     return None if allowed else _refusal(action, name, False)
+
+
+def _missing(names: Iterable[str]) -> dict[str, ApiError]:
+    """One question for each kind of topics."""
+    kinds: dict[Topic, list[str]] = {}
+    for name in names:
+        kinds.setdefault(resolve(name), []).append(name)
+    return {name: error for topic, some in kinds.items() for name, error in topic.missing(some).items()}
 
 
 def _refused(action: Action, answers: Mapping[str, bool | None]) -> dict[str, ApiError]:

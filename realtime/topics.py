@@ -1,5 +1,6 @@
 """Topics: named streams, `kind.key` or a bare kind. The kind decides who may do what; an unlisted kind is denied."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -13,6 +14,7 @@ from accounts.principals import ID_MAX_BYTES, Principal, valid_id
 from realtime.log import Log, Page, Position
 
 INFO_MAX_BYTES = 1024
+HASHED = "sha256:"
 
 
 class Topic:
@@ -30,6 +32,10 @@ class Topic:
 
     def may_publish(self, principal: Principal, name: str) -> bool:
         return False
+
+    def missing(self, names: Sequence[str]) -> Mapping[str, ApiError]:
+        """Those of these that nobody can hear, and how they are refused. It may ask the database: it is for threads."""
+        return {}
 
     def publish(self, principal: Principal, name: str, type: str, data: Any) -> dict[str, Any]:
         """Accepts a message from a client -> `{id, topic, epoch, offset}`. The caller has asked `may_publish`."""
@@ -51,6 +57,13 @@ def resolve(name: str) -> Topic:
             else f"Topic {kind} has no key.",
         )
     return topic
+
+
+def topic_for(kind: str, id: str) -> str:
+    """The topic of something with an id, which may be longer than a key can be: then a hash of it stands there."""
+    if len(id.encode()) > ID_MAX_BYTES:
+        id = HASHED + hashlib.sha256(id.encode()).hexdigest()
+    return f"{kind}.{id}"
 
 
 def is_shared(name: str) -> bool:

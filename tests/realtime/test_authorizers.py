@@ -385,7 +385,7 @@ def test_one_authoriser_that_fails_does_not_take_another_with_it(backend: Backen
 
 def test_there_is_a_limit_to_what_one_call_may_ask(backend: Backend) -> None:
     with pytest.raises(ApiError) as refused:
-        authorizers.refusals_now(user(), "publish", (f"topic.{number}" for number in range(201)))
+        authorizers.refusals_now(user(), "publish", [f"topic.{number}" for number in range(201)])
     assert refused.value.code == "too_many_topics"
     assert not backend.asked
 
