@@ -5,7 +5,7 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
 from rest_framework.request import Request
 
-from accounts.credentials import Unauthenticated, authenticate, from_operator
+from accounts.credentials import Unauthenticated, authenticate, from_bare, from_operator
 from accounts.principals import Principal
 from accounts.throttles import throttle_address
 
@@ -18,6 +18,21 @@ class BearerAuthentication(BaseAuthentication):
             return None
         try:
             return authenticate({"authorization": request.headers["authorization"]}), None
+        except Unauthenticated:
+            throttle_address(request.META.get("REMOTE_ADDR"))  # Who guesses is slowed down.
+            raise
+
+    def authenticate_header(self, _request: Request) -> str:
+        return "Bearer"
+
+
+class BareAuthentication(BaseAuthentication):
+    """API keys and tokens as Momento's clients send them: alone in the Authorization header, or as `?token=`."""
+
+    def authenticate(self, request: Request) -> tuple[Principal, None]:
+        headers = {"authorization": text} if (text := request.headers.get("authorization")) is not None else {}
+        try:
+            return from_bare(headers, request.query_params.dict()), None
         except Unauthenticated:
             throttle_address(request.META.get("REMOTE_ADDR"))  # Who guesses is slowed down.
             raise
@@ -52,3 +67,11 @@ class OperatorScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped
 
     def get_security_definition(self, _auto_schema: object) -> dict[str, str]:
         return {"type": "apiKey", "in": "cookie", "name": "sessionid", "description": "An operator's session."}
+
+
+class BareScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = BareAuthentication
+    name = "bare"
+
+    def get_security_definition(self, _auto_schema: object) -> dict[str, str]:
+        return {"type": "apiKey", "in": "header", "name": "Authorization", "description": "Alone, or after `Bearer`."}

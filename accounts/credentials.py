@@ -71,6 +71,24 @@ def from_bearer(text: str) -> Principal:
     return still_good(principal)
 
 
+def from_bare(headers: Mapping[str, str], query: Mapping[str, str]) -> Principal:
+    """Who calls as Momento's clients do: the credential alone in `Authorization`, or in `?token=`.
+
+    `Bearer` before it may be there. `?token=` as far as QUERY_CREDENTIALS allows. Raises ApiError 400 for both at
+    once, Unauthenticated.
+    """
+    header, token = headers.get("authorization"), query.get("token")
+    if header is not None and token is not None:
+        raise ApiError(400, "malformed", "Send the credential in the Authorization header or as token=, not in both.")
+    scheme, _, rest = (header or "").strip().partition(" ")
+    text = (rest if scheme.lower() == "bearer" else header or "").strip()
+    if header is None and settings.QUERY_CREDENTIALS:
+        text = token or ""
+    if not text:
+        raise Unauthenticated("Send a credential: 'Authorization: <key or token>'.")
+    return from_bearer(text)
+
+
 def from_operator(user: AbstractBaseUser, session: str) -> Principal:
     """An operator: superusers may all, other staff may read."""
     scopes = SCOPES if getattr(user, "is_superuser", False) else READ_SCOPES

@@ -4,12 +4,14 @@ from datetime import datetime
 from uuid import UUID
 
 import msgspec
+from django.conf import settings
 from django.contrib.auth import login
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.module_loading import import_string
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 from drf_spectacular.utils import extend_schema
@@ -84,16 +86,23 @@ class OwnToken(APIView):
     @extend_schema(
         operation_id="own_token",
         summary="A token to listen with: own topics, 30 minutes",
-        parameters=[query("user", "For whom; services and operators say."), query("provider", "Only `fanfare`.")],
+        parameters=[
+            query("user", "For whom; services and operators say."),
+            query("provider", "Whose token: `fanfare`, or `momento` where that is set up."),
+        ],
         responses={200: shapes.OwnToken, **ERRORS},
     )
     def get(self, request: Request) -> Response:
         principal = caller(request)
-        if request.query_params.get("provider", "fanfare") != "fanfare":
-            raise ApiError(422, "provider_not_configured", "provider: only fanfare is configured here.")
+        provider = request.query_params.get("provider", "fanfare")
+        if provider != "fanfare" and provider not in settings.TOKEN_PROVIDERS:
+            raise ApiError(422, "provider_not_configured", "provider: there is no such one here.")
         user = on_behalf(principal, request.query_params.get("user"), "tokens:write")
         account = users.see(user, None, 0.0) if principal.is_backend else principal.account
         topics = _exact(Principal(Kind.USER, user, account=account).own_topics)
+        if provider != "fanfare":
+            issue = import_string(settings.TOKEN_PROVIDERS[provider])
+            return Response(issue(topics, _at_most(principal, OWN_TOKEN_SECONDS)))
         row, text = tokens.issue(
             principal, ttl=_at_most(principal, OWN_TOKEN_SECONDS), user=user, account=account,
             subscribe=topics, scoped=True,

@@ -62,6 +62,13 @@ class Outcome:
         return not self.error
 
 
+def with_id(parcel: Parcel) -> bytes:
+    """The body with the parcel's id as its first member, for kinds that carry nothing beside the body."""
+    rest = parcel.body[1:]
+    comma = b"" if rest.lstrip().startswith(b"}") else b","
+    return b'{"id":"%s"%s%s' % (str(parcel.id).encode(), comma, rest)
+
+
 class Misconfigured(Exception):
     """A destination cannot work as it is set up; the text says what to change, a setting by its name."""
 
@@ -72,7 +79,7 @@ class Adapter(ABC):
     SDKs are imported in the constructor: who has no such destination needs none. It raises Misconfigured.
     """
 
-    ordered: ClassVar[bool] = False  # Takes what shares a key in the order of a batch.
+    ordered: bool = False  # Takes what shares a key in the order of a batch.
     batch_size: ClassVar[int] = 100  # Parcels at once, at most.
     max_bytes: ClassVar[int] = 256 * 1024  # Of one parcel's body; a larger one is not even tried.
     signs: ClassVar[bool] = False  # Wants a secret, which is made with the destination and shown once.

@@ -53,8 +53,8 @@ class Handler(Protocol):
 
     No two of them have the same key. It makes what a key stands for at most once, in one transaction with a note of
     that: the same record comes again after every kind of failure. An ApiError with `retry_after`, or the database's,
-    says nothing about the records: all come again. Anything else that it raises for many records is found out by
-    trying each alone.
+    says nothing about the records: all come again; as an outcome, this one does, and no try is counted. Anything else
+    that it raises for many records is found out by trying each alone.
     """
 
     def __call__(self, source: Source, records: Sequence[Record], /) -> Sequence[Outcome]: ...
@@ -81,12 +81,12 @@ class Result:
         return self.status != "refused"
 
 
-def ingest(source: Source, records: Sequence[Record]) -> list[Result]:
+def ingest(source: Source, records: Sequence[Record], tries: int | None = None) -> list[Result]:
     """Takes records -> a result for each, in order. A bad one neither repeats nor blocks the others.
 
-    A record takes effect once in IDEMPOTENCY_DAYS, however often it comes. One that fails counts a try; after
-    INGEST_TRIES it is dead. Raises the database's errors, or an ApiError with `retry_after`: then no try is counted,
-    all records have to come again, and what was taken already is not taken twice.
+    A record takes effect once in IDEMPOTENCY_DAYS, however often it comes. One that fails counts a try; after `tries`,
+    by default INGEST_TRIES, it is dead. Raises the database's errors, or an ApiError with `retry_after`: then no try is
+    counted, all records have to come again, and what was taken already is not taken twice.
     """
     outcomes: dict[int, Outcome] = {}
     for places in _rounds(records):
@@ -94,7 +94,7 @@ def ingest(source: Source, records: Sequence[Record]) -> list[Result]:
         taken = _handle(source, [records[place] for place in fitting])
         outcomes |= dict.fromkeys(places, _too_large()) | dict(zip(fitting, taken, strict=True))
     pairs = [(record, outcomes[place]) for place, record in enumerate(records)]
-    dead = _remember(source, pairs)
+    dead = _remember(source, pairs, tries or settings.INGEST_TRIES)
     return [
         Result(record.id, error=outcome, dead=record.key in dead)
         if isinstance(outcome, ApiError)
@@ -167,11 +167,15 @@ def _is_temporary(error: Exception) -> bool:
     return isinstance(error, OperationalError | InterfaceError) or getattr(error, "retry_after", None) is not None
 
 
-def _remember(source: Source, pairs: Sequence[tuple[Record, Outcome]]) -> set[str]:
-    """Forgets what was taken, counts the tries of the others -> the keys of those that are dead."""
+def _remember(source: Source, pairs: Sequence[tuple[Record, Outcome]], tries: int) -> set[str]:
+    """Forgets what was taken, counts the tries of what was refused -> the keys of those that are dead."""
     rows = FailedRecord.objects.filter(source=source.name)
-    failed = {record.key: (record, outcome) for record, outcome in pairs if isinstance(outcome, ApiError)}
-    taken = {record.key for record, _ in pairs} - failed.keys()
+    failed = {
+        record.key: (record, outcome)
+        for record, outcome in pairs
+        if isinstance(outcome, ApiError) and not _is_temporary(outcome)
+    }
+    taken = {record.key for record, outcome in pairs if not isinstance(outcome, ApiError)} - failed.keys()
     mended = list(rows.filter(record_id__in=taken).values_list("pk", flat=True)) if taken else []
     if mended:
         rows.filter(pk__in=mended).delete()
@@ -189,7 +193,7 @@ def _remember(source: Source, pairs: Sequence[tuple[Record, Outcome]]) -> set[st
                 tries=F("tries") + 1, kind=source.kind, body=_kept(record), error=_reason(error), last_at=now
             )
         ours = rows.filter(record_id__in=keys)
-        died = ours.filter(tries__gte=settings.INGEST_TRIES, dead_at=None).update(dead_at=now)
+        died = ours.filter(tries__gte=tries, dead_at=None).update(dead_at=now)
         dead = set(ours.filter(dead_at__isnull=False).values_list("record_id", flat=True))
     if died:
         logger.warning("%d records of %s are dead: `manage.py ingest dead` shows them.", died, source.name)

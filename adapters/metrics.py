@@ -1,14 +1,25 @@
-"""What destinations were owed and what became of it, for /metrics: read from the database when it is asked."""
+"""For /metrics: what sources bring, counted by the processes that consume them, and what destinations were owed.
+
+The latter is read from the database when it is asked.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from django.db.models import Count, F, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
+from prometheus_client import Counter, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from adapters.models import Delivery, Destination
+
+records = Counter("fanfare_records_total", "Records that consumers have brought.", ["source", "status"])
+source_failures = Counter("fanfare_source_failures_total", "Times that a source could not be read.", ["source"])
+source_gaps = Counter("fanfare_source_gaps_total", "Times that a source had lost records.", ["source"])
+source_lag = Gauge(
+    "fanfare_source_lag_seconds", "How far behind a source is taken.", ["source"], multiprocess_mode="livemax"
+)
 
 ENDS = ("delivered", "dead", "expired")
 

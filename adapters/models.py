@@ -138,3 +138,24 @@ class FailedRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.source}: {self.record_id}"
+
+
+class Checkpoint(models.Model):
+    """How far one part of a source (a shard, a topic) has been taken: all up to `position` is stored, or dead.
+
+    Whoever holds `claim` reads the part, until `claimed_until` unless that is renewed. An `ended` part has no more.
+    """
+
+    source = models.CharField(max_length=100)
+    part = models.CharField(max_length=300)
+    position = models.CharField(max_length=200, blank=True)  # Empty: nothing has been taken yet.
+    ended = models.BooleanField(default=False)
+    changed_at = models.DateTimeField(default=timezone.now)
+    claim = models.CharField(max_length=40, blank=True)
+    claimed_until = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint("source", "part", name="checkpoint_once")]
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.part}"

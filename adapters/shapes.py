@@ -31,7 +31,7 @@ class DestinationChange(Struct, forbid_unknown_fields=True, omit_defaults=True, 
 
 class NewDestination(DestinationChange, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     name: Name
-    kind: Annotated[str, Meta(min_length=1, max_length=20, description="`webhook`, `table` or `functions`.")]
+    kind: Annotated[str, Meta(min_length=1, max_length=20, description="Such as `webhook`, `table` or `sqs`.")]
     options: dict[str, Any] = {}
 
 

@@ -1,6 +1,7 @@
 from django.urls import path
 
 from adapters import fetch_views, ingest_views, views
+from adapters.sources import sns
 
 urlpatterns = [
     path("destinations", views.Destinations.as_view()),
@@ -10,4 +11,5 @@ urlpatterns = [
     path("deliveries/redrive", views.Redrive.as_view()),
     path("client-messages/ack", fetch_views.Acknowledge.as_view()),
     path("ingest/<str:source>", ingest_views.Ingest.as_view()),
+    path("ingest/<str:source>/sns", sns.FromSns.as_view()),
 ]

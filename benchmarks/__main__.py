@@ -10,12 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import peers
+from benchmarks.aws import aws
 from benchmarks.connecting import connecting
 from benchmarks.delays import delays
 from benchmarks.fanout import fanout
 from benchmarks.inbox import inbox
 from benchmarks.leaderboards import boards_live, leaderboards
 from benchmarks.load import compiled
+from benchmarks.momento import momento
 from benchmarks.outside import outside
 from benchmarks.presence import presence
 from benchmarks.presence_watch import watching
@@ -32,6 +34,8 @@ TABLES: Mapping[str, Callable[[Path], Table]] = {
     "storm": storm,
     "inbox": inbox,
     "outside": outside,
+    "aws": aws,
+    "momento": momento,
     "presence": presence,
     "watching": watching,
     "leaderboards": leaderboards,

@@ -17,6 +17,7 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.response import Response
 
 from accounts.errors import ApiError
+from config.cors import API
 from realtime.strict_json import RefusedJSON, loads
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def exception_handler(error: Exception, _context: dict[str, Any]) -> Response | 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """The 500 of a bug: nothing of it is shown, the log has the traceback."""
-    if not request.path.startswith("/api/"):
+    if not request.path.startswith(API):
         return defaults.server_error(request)
     return JsonResponse(
         {"error": {"code": "internal_error", "message": "This failed here, not with you: the server's log says why."}},

@@ -19,6 +19,7 @@ _at_work = queued(cast(Application, get_asgi_application()), settings.REQUESTS_A
 django_application = bounded(_at_work, settings.BATCH_MAX_BYTES)
 
 from adapters.fetch_endpoint import receive_messages  # noqa: E402
+from notifications.topic_poll import poll_topic  # noqa: E402
 from realtime import runtime  # noqa: E402
 from realtime.consumers import LiveConsumer  # noqa: E402
 from realtime.drain import drain_on_sigterm  # noqa: E402
@@ -39,7 +40,13 @@ async def _route(scope: Scope, receive: Receive, send: Send) -> None:
             await receive()
             await send({"type": "websocket.close", "code": 1000})
     else:
-        await waiting.get(scope["path"], django_application)(scope, receive, send)
+        await _endpoint(scope)(scope, receive, send)
+
+
+def _endpoint(scope: Scope) -> Application:
+    if scope["method"] == "GET" and scope["path"].startswith("/topics/") and scope["path"].count("/") > 2:
+        return poll_topic
+    return waiting.get(scope["path"], django_application)
 
 
 application = behind(cors(_route), settings.TRUSTED_PROXIES)

@@ -9,6 +9,8 @@ from realtime.asgi import Application, Receive, Scope, Send
 
 Headers = list[tuple[bytes, bytes]]
 
+API = ("/api/", "/cache/", "/topics/")
+
 VARY = (b"vary", b"Origin")
 EXPOSED = (b"access-control-expose-headers", b"Retry-After, X-Request-Id, Idempotent-Replayed")
 REFUSAL: Headers = [(b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff")]
@@ -20,10 +22,10 @@ PREFLIGHT: Headers = [
 
 
 def cors(application: Application) -> Application:
-    """The application, but its replies under /api/, refusals too, tell browsers which pages may read them."""
+    """The application, but its replies under API, refusals too, tell browsers which pages may read them."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith("/api/"):
+        if scope["type"] != "http" or not scope["path"].startswith(API):
             await application(scope, receive, send)
             return
         headers = dict(scope["headers"])

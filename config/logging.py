@@ -8,6 +8,8 @@ from typing import Any
 
 import structlog
 
+OURS = ("accounts", "adapters", "config", "demo", "leaderboards", "notifications", "presence", "realtime")
+
 # Where a credential may stand: in a query parameter, subprotocol, header, cookie or login link; a key or JWT anywhere.
 _CREDENTIALS = re.compile(
     r"(?i)((?:authorization|ticket|token|access_token)=)[^&\s\"']+"
@@ -37,7 +39,11 @@ def _redact_value(value: Any) -> Any:
 
 
 def logging_config(level: str) -> None:
-    """Sends the standard library's and structlog's records through one JSON formatter to stderr."""
+    """Sends the standard library's and structlog's records through one JSON formatter to stderr.
+
+    Only our own lines are ever below INFO: other packages tell of each request, with all that is in it.
+    """
+    others = "INFO" if level in ("DEBUG", "NOTSET") else level
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -69,11 +75,13 @@ def logging_config(level: str) -> None:
                 }
             },
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
-            "root": {"handlers": ["stderr"], "level": level},
+            "root": {"handlers": ["stderr"], "level": others},
             "loggers": {
-                "uvicorn": {"level": level, "propagate": True},
+                **{name: {"level": level} for name in OURS},
+                "uvicorn": {"level": others, "propagate": True},
                 "uvicorn.access": {"handlers": [], "propagate": False},
                 "uvicorn.error": {"level": "WARNING", "propagate": True},  # Its INFO lines are one for each socket.
+                "botocore": {"level": "WARNING"},  # It tells where it has found credentials.
                 "celery.beat": {"level": "WARNING"},  # Celery tells of each task, and there is one a second.
                 "celery.worker": {"level": "WARNING"},
                 "celery.app.trace": {"level": "WARNING"},

@@ -11,6 +11,7 @@ import structlog
 from django.http import HttpRequest, HttpResponse
 
 from accounts import audit
+from config.cors import API
 
 _SANE = re.compile(r"[\w.-]{1,64}\Z")
 
@@ -26,6 +27,6 @@ class RequestIdMiddleware:
         with structlog.contextvars.bound_contextvars(request_id=request_id), audit.origin(request_id, address):
             response = self.get_response(request)
         response["X-Request-Id"] = request_id
-        if request.path.startswith("/api/"):  # Somebody's data, or a credential: not for caches.
+        if request.path.startswith(API):  # Somebody's data, or a credential: not for caches.
             response.setdefault("Cache-Control", "no-store")
         return response

@@ -9,6 +9,7 @@ from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import Direction
 
 from adapters.fetch_shapes import ClientMessages, ReceiveRequest
+from notifications.event_shapes import Items
 
 REFERENCE = "#/components/schemas/{name}"
 
@@ -66,7 +67,33 @@ def add_waiting_endpoints(result: dict[str, Any], **_options: Any) -> dict[str, 
             "requestBody": {"content": {"application/json": {"schema": asked}}},
         }
     }
+    add_topic_poll(result)
     return result
+
+
+def add_topic_poll(result: dict[str, Any]) -> None:
+    """It shares its path with the view that publishes."""
+    number = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1, "default": 0}
+    parameters = [
+        {"name": "cache", "in": "path", "required": True, "schema": {"type": "string"}},
+        {"name": "topic", "in": "path", "required": True, "schema": {"type": "string"}},
+        _parameter("token", "query", "The credential, instead of the Authorization header."),
+        {**_parameter("sequence_number", "query", "The number after the last one; 0 at first."), "schema": number},
+        {**_parameter("sequence_page", "query", "The page of the last one; 0 at first."), "schema": number},
+    ]
+    refusals = (400, 401, 403, 404, 429, 503)
+    (items,), shapes = msgspec.json.schema_components([Items], ref_template=REFERENCE)
+    result["components"]["schemas"] |= shapes
+    result["paths"]["/topics/{cache}/{topic}"]["get"] = {
+        **_operation(
+            "topic_poll",
+            "Long poll of a topic, in Momento's shape: items, and a discontinuity wherever some lack",
+            parameters,
+            {"application/json": {"schema": items}},
+            refusals=refusals,
+        ),
+        "security": [{"bare": []}],
+    }
 
 
 def _parameter(name: str, place: str, description: str) -> dict[str, Any]:

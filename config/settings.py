@@ -5,6 +5,7 @@ Every variable read here has its row in docs/settings.md.
 
 import json
 import os
+import re
 import secrets
 import warnings
 from pathlib import Path
@@ -61,7 +62,10 @@ WEB_PROCESSES = env.int("WEB_PROCESSES", default=1)
 WORKER_PROCESSES = env.int("WORKER_PROCESSES", default=2)
 TASK_PROCESSES = env.int("TASK_PROCESSES", default=2)
 DELIVERY_PROCESSES = env.int("DELIVERY_PROCESSES", default=1)
-LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
+STAGE = env.str("STAGE", default="dev")
+SSM_STAGE = env.str("SSM_STAGE", default=STAGE)
+SERVICE = env.str("SERVICE", default="fanfare")
+LOG_LEVEL = env.str("LOG_LEVEL", default="INFO" if STAGE == "prod" else "DEBUG")
 PROMETHEUS_MULTIPROC_DIR = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
 
 SECRET_KEY = secret("SECRET_KEY")
@@ -216,16 +220,36 @@ CHANNEL_LAYERS = {
     }
 }
 
-CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default="") or REDIS_URL.replace("unix://", "redis+socket://", 1)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_TRANSPORT_OPTIONS = {
-    # A task whose worker was killed comes back after this many seconds; both restore options at 1, or it takes 100.
-    "visibility_timeout": 120,
-    "unacked_restore_interval": 1,
-    "unacked_restore_throttle": 1,
-    "socket_timeout": 30,
-    "socket_connect_timeout": REDIS_TIMEOUT,
-}
+QUEUES = ("celery", "tasks", "outside")
+if SQS_BROKER := CELERY_BROKER_URL.startswith("sqs://"):
+    account = CELERY_BROKER_URL.removeprefix("sqs://").strip("/")  # As sqs.eu-west-1.amazonaws.com/123456789012
+    if account.count("/") != 1:
+        raise ImproperlyConfigured("CELERY_BROKER_URL: write sqs://sqs.<region>.amazonaws.com/<account>.")
+    CELERY_BROKER_URL = "sqs://"  # Keys and endpoint come from where boto3 looks for them.
+    region = re.match(r"sqs\.([a-z0-9-]+)\.", account)
+    CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {
+        "region": region[1] if region else os.environ.get("AWS_REGION"),
+        "wait_time_seconds": 20,
+        "polling_interval": 0.1,
+        # Named, or each process lists and makes queues, and needs the right to do so. When a task of a killed worker
+        # comes back, the queue says: its VisibilityTimeout.
+        "predefined_queues": {
+            name: {"url": f"https://{account}/{SERVICE}-{STAGE}-celery" + ("" if name == "celery" else f"-{name}")}
+            for name in QUEUES
+        },
+    }
+    CELERY_WORKER_ENABLE_REMOTE_CONTROL = False  # It takes a queue for each worker.
+else:
+    CELERY_BROKER_TRANSPORT_OPTIONS = {
+        # A task whose worker was killed comes back after this many seconds; both restore options at 1, or it takes 100.
+        "visibility_timeout": 120,
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": 30,
+        "socket_connect_timeout": REDIS_TIMEOUT,
+    }
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_TIME_LIMIT = 100  # Below the visibility timeout, so that no task runs twice at once.
 CELERY_TASK_IGNORE_RESULT = True
@@ -269,7 +293,7 @@ TASK_LEASE_SECONDS = env.float("TASK_LEASE_SECONDS", default=10.0)
 TASK_ECHO_SECONDS = env.float("TASK_ECHO_SECONDS", default=5.0)
 # Users' tasks have a queue, and in production workers, of their own: they must not keep the log's work waiting.
 # So have deliveries: a receiver that is slow must not either. Rankings that are made anew take long, too.
-CELERY_TASK_QUEUES = [Queue(name, routing_key=name) for name in ("celery", "tasks", "outside")]
+CELERY_TASK_QUEUES = [Queue(name, routing_key=name) for name in QUEUES]
 CELERY_TASK_ROUTES = {
     "notifications.tasks.run_task": {"queue": "tasks"},
     "leaderboards.tasks.rebuild": {"queue": "tasks"},
@@ -288,7 +312,15 @@ ADAPTERS = {
     "webhook": "adapters.webhook.Webhook",
     "table": "adapters.table.Table",
     "functions": "adapters.functions.Functions",
+    "momento": "adapters.momento.topic.MomentoTopic",
+    "sqs": "adapters.aws.sqs.Queue",
+    "sns": "adapters.aws.sns.Topic",
+    "eventbridge": "adapters.aws.eventbridge.EventBus",
+    "kinesis": "adapters.aws.kinesis.Stream",
 }
+MESSAGES_QUEUE_URL = env.str("MESSAGES_QUEUE_URL", default="")
+MESSAGES_TOPIC_ARN = env.str("MESSAGES_TOPIC_ARN", default="")
+PRESENCE_SOURCE = env.str("PRESENCE_SOURCE", default="")
 DELIVERY_TIMEOUT = env.float("DELIVERY_TIMEOUT", default=10.0)
 DELIVERY_HOURS = env.float("DELIVERY_HOURS", default=24.0)
 DELIVERED_DAYS = env.float("DELIVERED_DAYS", default=3.0)
@@ -297,15 +329,25 @@ DESTINATION_FAILING_DAYS = env.float("DESTINATION_FAILING_DAYS", default=5.0)
 DESTINATIONS_AT_ONCE = env.int("DESTINATIONS_AT_ONCE", default=50)
 REDRIVES_PER_SECOND = env.int("REDRIVES_PER_SECOND", default=100)
 WEBHOOK_NETWORKS = env.list("WEBHOOK_NETWORKS", default=[])
+MOMENTO_API_KEY = env.str("MOMENTO_API_KEY", default="")
+MOMENTO_TOKEN_KEY = env.str("MOMENTO_TOKEN_KEY", default="")
+MOMENTO_ENDPOINT = env.str("MOMENTO_ENDPOINT", default="")
+MOMENTO_PLAINTEXT = env.bool("MOMENTO_PLAINTEXT", default=False)
+MOMENTO_CACHES = env.list("MOMENTO_CACHES", default=[f"{SERVICE}-{STAGE}"])
+MOMENTO_TTL_MAX = env.int("MOMENTO_TTL_MAX", default=24 * 3600)
+TOKEN_PROVIDERS = {"momento": "adapters.momento.tokens.issue"}
 INGEST_HANDLERS = {
     "notification": "notifications.ingest.notification",
     "sumu": "notifications.ingest.sumu",
     "reuters": "notifications.ingest.reuters",
-    "eventbridge": "notifications.ingest.eventbridge",
+    "eventbridge": "notifications.events.eventbridge",
     "task": "notifications.ingest.task",
 }
 INGEST_SOURCES = json_setting("INGEST_SOURCES")
+NOTIFICATIONS_QUEUE_URL = env.str("NOTIFICATIONS_QUEUE_URL", default="")
+NOTIFICATIONS_TOPIC_ARN = env.str("NOTIFICATIONS_TOPIC_ARN", default="")
 INGEST_TRIES = env.int("INGEST_TRIES", default=5)
+EVENTS_CACHES = json_setting("EVENTS_CACHES") or {"default": {}}
 
 # --- Presence -------------------------------------------------------------------------------------
 
@@ -323,6 +365,7 @@ CELERY_BEAT_SCHEDULE["sweep-presence"] = {
 RANKINGS = {
     "redis": "leaderboards.redis_ranking.RedisRanking",
     "database": "leaderboards.database_ranking.DatabaseRanking",
+    "momento": "leaderboards.momento_ranking.MomentoRanking",
 }
 LEADERBOARD_AUTO_CREATE = env.bool("LEADERBOARD_AUTO_CREATE", default=True)
 LEADERBOARD_DATABASE_ENTRIES = env.int("LEADERBOARD_DATABASE_ENTRIES", default=1_000_000)

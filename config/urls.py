@@ -9,7 +9,9 @@ from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from accounts.urls import api_urlpatterns as accounts_api
+from adapters import cache_views
 from config import health, schema  # noqa: F401 (schema registers itself)
+from notifications import event_views
 
 
 @csrf_exempt  # Or a POST would be refused for that, and as HTML.
@@ -40,7 +42,9 @@ urlpatterns = [
     path("api/", include("notifications.urls")),  # Before `users/…`, which would take its `users/…/preferences`.
     path("api/", include("adapters.urls")),
     path("api/", include(accounts_api)),
-    re_path(r"^api/(?P<rest>[\s\S]*)$", no_such_route),
+    path("cache/<str:cache>", cache_views.CachedValue.as_view()),
+    path("topics/<str:cache>/<path:topic>", event_views.PublishToTopic.as_view()),
+    *(re_path(rf"^{start}/(?P<rest>[\s\S]*)$", no_such_route) for start in ("api", "cache", "topics")),
     *([path("demo/", include("demo.urls"))] if settings.DEMO else []),
     path("", RedirectView.as_view(url="/demo/" if settings.DEMO else "/api/docs")),
 ]

@@ -10,7 +10,7 @@ from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_GET, require_POST
 
 from accounts import tokens
-from demo import board
+from demo import board, writethrough
 
 User = Literal["alice", "bob"]
 USERS: tuple[User, ...] = get_args(User)
@@ -36,7 +36,7 @@ def page(request: HttpRequest) -> HttpResponse:
 @require_POST
 @never_cache
 def token(request: HttpRequest) -> JsonResponse:
-    """`{user}` -> `{token, expires_at}`: acts for that user, and may watch and write to the other one and the room.
+    """`{user}` -> `{token, expires_at}`: acts for that user, may watch and write to the other one and the room.
 
     Who comes first finds the board made.
     """
@@ -51,7 +51,7 @@ def token(request: HttpRequest) -> JsonResponse:
         None,
         ttl=TOKEN_SECONDS,
         user=user,
-        subscribe=[ROOM, *(f"watch.{other}" for other in others)],
+        subscribe=[ROOM, f"topic.{writethrough.TOPIC}", *(f"watch.{other}" for other in others)],
         publish=[*(f"user.{other}" for other in others), ROOM],
     )
     return JsonResponse({"token": text, "expires_at": row.expires_at.isoformat(timespec="seconds")})

@@ -18,6 +18,7 @@ from accounts.principals import Principal
 from accounts.throttles import parse
 from leaderboards import closing, schedules, windows
 from leaderboards.models import Board, Entry, Window, new_epoch
+from leaderboards.rankings import ranking_of
 from leaderboards.scoring import SCORE_MAX
 
 FOUND_SECONDS = 1.0  # So long a process goes by what it has read of a board.
@@ -174,6 +175,8 @@ def _check(board: Board) -> None:
         raise _refused("rate", str(error)) from None
     if board.ranking not in settings.RANKINGS:
         raise _refused("ranking", f"one of {', '.join(settings.RANKINGS)}")
+    if why_not := ranking_of(board).refuses(board.entry_limit):
+        raise _refused("ranking", why_not)
     if len(msgspec.json.encode(board.metadata)) > METADATA_MAX_BYTES:
         raise _refused("metadata", f"{METADATA_MAX_BYTES} bytes of JSON at most")
 

@@ -70,6 +70,9 @@ class DatabaseRanking:
 
     indexed = False
 
+    def refuses(self, entry_limit: int | None) -> str:
+        return ""
+
     def apply(self, window: WindowKey, changes: Sequence[Change]) -> tuple[None, list[int | None]]:
         names = [change.name for change in changes]
         ranks = {row.name: row.rank for row in self.standings(window, names).rows}

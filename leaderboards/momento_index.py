@@ -10,6 +10,7 @@ WRITING_SECONDS, and the index is made anew, under names of its own. So what a l
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 from adapters.momento.clients import ANSWER_SECONDS, Failed, calls, default_cache
@@ -106,10 +107,8 @@ class Index:
 
     def give_up(self, mine: State) -> None:
         """Nobody is to wait for us; where that cannot be said, they do for WRITING_SECONDS."""
-        try:
+        with suppress(Unavailable):
             self.swap(mine, mine, 0.001)
-        except Unavailable:
-            pass
 
     def read(self, question: Callable[[State], T]) -> tuple[State, T]:
         """What a question finds in one state of the index."""

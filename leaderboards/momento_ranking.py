@@ -2,9 +2,12 @@
 
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from struct import Struct
 from typing import NamedTuple
+
+from django.conf import settings
 
 from leaderboards.bulk import chunks
 from leaderboards.database_ranking import DatabaseRanking
@@ -15,6 +18,7 @@ from leaderboards.redis_index import TAG_BYTES, row, tag
 
 ENTRIES_MAX = 20_000  # With the longest names, a sorted set of so many is an item of less than 5 MB.
 RANKS_ASKED = 20  # For more of them, the whole set is read.
+TRIES = 5  # To become the one who writes.
 NEAR = 500  # So many are read at once where a place is looked for.
 RESULT_BYTES = 8  # Of an element: what sorts its subscore.
 AFTER_ALL = b"\xff" * 7  # The six bytes that follow are a place.
@@ -26,13 +30,15 @@ _database = DatabaseRanking()
 class MomentoRanking:
     """Order, ties and subscores are those of the record. Dense ranks, which it cannot count, are left to the database.
 
-    A change takes a dozen calls, one after the other, and one writer at a time: a board with more than some ten
-    submissions a second answers without ranks now and then.
+    A change takes a dozen calls, one after the other, and one writer at a time: a board with more than
+    some tens of submissions a second answers without ranks now and then.
     """
 
     indexed = True
 
     def refuses(self, entry_limit: int | None) -> str:
+        if not settings.MOMENTO_API_KEY:
+            return "momento needs MOMENTO_API_KEY"
         if entry_limit is not None and entry_limit <= ENTRIES_MAX:
             return ""
         return f"momento needs an entry_limit of at most {ENTRIES_MAX}: a sorted set has 5 MB"
@@ -42,7 +48,7 @@ class MomentoRanking:
             return [], []
         index = Index(window)
         names = [change.name for change in changes]
-        while True:
+        for _ in range(TRIES):
             state = index.whole()
             if changes[0].seq > state.head + 1:
                 raise Gap(state.head)
@@ -51,8 +57,10 @@ class MomentoRanking:
                 return None, index.read(lambda state: _ranks_of(index, state, names))[1]
             if mine := index.take(state, state.head, state.data):
                 break
+        else:
+            raise Unavailable("Others write to the index all the time.")
         try:
-            before, after = _write(index, mine, new)
+            before, after = _write(index, state, mine, new)
         except BaseException:
             index.give_up(mine)
             raise
@@ -136,7 +144,8 @@ class MomentoRanking:
         except BaseException:
             index.give_up(mine)
             raise
-        index.drop(state)
+        with suppress(Unavailable):  # What is left behind expires.
+            index.drop(state)
 
     def drop(self, window: WindowKey) -> None:
         index = Index(window)
@@ -148,11 +157,15 @@ class _Moves(NamedTuple):
     after: dict[str, int | None]
 
 
-def _write(index: Index, mine: State, changes: Sequence[Change]) -> _Moves:
+def _write(index: Index, state: State, mine: State, changes: Sequence[Change]) -> _Moves:
     """Puts changes in, as the writer -> ranks of their owners."""
     last = {change.name: change for change in changes}
-    old = _elements_of(index, mine, list(last))
-    ranks = _ranks(index, mine, list(old.values()))
+    try:
+        old = _elements_of(index, mine, list(last))
+        ranks = _ranks(index, mine, list(old.values()))
+    except Unavailable:  # Nothing is changed yet, so the index is as good as before.
+        index.swap(mine, state)
+        raise
     before = {name: ranks[old[name][0]] if name in old else None for name in last}
     new = {name: _element(index.window, change) for name, change in last.items() if change.key}
     index.put(mine, list(new.values()), {name: _field(element) for name, element in new.items()})

@@ -101,6 +101,9 @@ class Ranking(Protocol):
     indexed: bool
     """Whether it keeps an index, which `apply` has to be told of changes."""
 
+    def refuses(self, entry_limit: int | None) -> str:
+        """Why a board with this limit of entries, or none, cannot have this ranking; nothing: it can."""
+
     def apply(self, window: WindowKey, changes: Sequence[Change]) -> tuple[list[int | None] | None, list[int | None]]:
         """Takes changes, whose numbers follow each other -> the ordinal ranks of their owners before, and after all.
 
@@ -135,3 +138,19 @@ class Ranking(Protocol):
 
     def drop(self, window: WindowKey) -> None:
         """Forgets the index of a window."""
+
+
+def tied(ties: Ties, start: int, edge: int, steps: Sequence[bool]) -> list[int]:
+    """The ranks of neighbours, the first of them at `start`, from the rank of the first or, if `modified`, of the last.
+
+    `steps`: whether each of the others differs from the one before.
+    """
+    ranks = [edge]
+    if ties == "modified":
+        for at in range(len(steps) - 1, -1, -1):
+            ranks.append(start + at if steps[at] else ranks[-1])
+        return ranks[::-1]
+    for at, step in enumerate(steps, start + 1):
+        following = ranks[-1] + 1 if ties == "dense" else at
+        ranks.append(following if step else ranks[-1])
+    return ranks

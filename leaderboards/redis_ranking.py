@@ -7,7 +7,7 @@ from typing import Any
 from leaderboards import ranking_scripts as scripts
 from leaderboards import rebuilding
 from leaderboards.bulk import chunks
-from leaderboards.ranking import Change, Found, Key, Missing, Row, Ties, Told, WindowKey, nobody
+from leaderboards.ranking import Change, Found, Key, Missing, Row, Ties, Told, WindowKey, nobody, tied
 from leaderboards.redis_index import CHANGES_A_SCRIPT, NEW_CHANGES, Index, call, order, row, tag
 
 
@@ -18,6 +18,9 @@ class RedisRanking:
     """
 
     indexed = True
+
+    def refuses(self, entry_limit: int | None) -> str:
+        return ""
 
     def apply(self, window: WindowKey, changes: Sequence[Change]) -> tuple[list[int | None] | None, list[int | None]]:
         index = Index(window)
@@ -85,22 +88,6 @@ def _found(window: WindowKey, ties: Ties, answer: Sequence[Any]) -> Found:
     ranks: Iterable[int] = range(start, start + len(members))
     if members and ties != "ordinal":
         results = [(score, member[:8]) for score, member in zip(scores, members, strict=True)]
-        ranks = _tied(ties, start, edge, [one != other for one, other in pairwise(results)])
+        ranks = tied(ties, start, edge, [one != other for one, other in pairwise(results)])
     rows: list[Row] = [row(window, *entry) for entry in zip(scores, members, ranks, strict=True)]
     return Found(rows, total, int(head))
-
-
-def _tied(ties: Ties, start: int, edge: int, steps: Sequence[bool]) -> list[int]:
-    """The ranks of neighbours, the first of them at `start`, from the rank of the first or, if `modified`, of the last.
-
-    `steps`: whether each of the others differs from the one before.
-    """
-    ranks = [edge]
-    if ties == "modified":
-        for at in range(len(steps) - 1, -1, -1):
-            ranks.append(start + at if steps[at] else ranks[-1])
-        return ranks[::-1]
-    for at, step in enumerate(steps, start + 1):
-        following = ranks[-1] + 1 if ties == "dense" else at
-        ranks.append(following if step else ranks[-1])
-    return ranks

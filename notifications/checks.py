@@ -7,6 +7,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 from django.utils.module_loading import import_string
 
+from notifications import handoff
+
 
 @register()
 def check_tasks(**_options: Any) -> list[CheckMessage]:
@@ -15,7 +17,7 @@ def check_tasks(**_options: Any) -> list[CheckMessage]:
 
 
 def _mistakes() -> Iterator[str]:
-    if path := settings.TASKS_QUEUE:
+    if (path := settings.TASKS_QUEUE) and not handoff.is_url(path):
         try:
             if not callable(getattr(import_string(path), "send", None)):
                 yield f"TASKS_QUEUE: {path} is no class with a method send(body)."

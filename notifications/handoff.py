@@ -20,6 +20,7 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 from kombu.exceptions import ChannelError
 
+from adapters.aws.task_queue import TaskQueue as SqsQueue
 from notifications.models import Task
 from notifications.work import new_claim
 
@@ -33,7 +34,8 @@ WAITING_MAX = 10_000
 class TaskQueue(Protocol):
     """A class that TASKS_QUEUE names: a queue whose consumers do the tasks, and tell so by the API.
 
-    It is made once for each process, without arguments, and used by one thread.
+    It is made once for each process, without arguments, and used by one thread. Where the setting is the URL of a
+    queue of SQS, it is the one of adapters.aws.task_queue.
     """
 
     def send(self, body: bytes) -> None:
@@ -135,9 +137,15 @@ def send_outside(task_id: UUID) -> None:
 
 
 @cache
-def _outside(path: str) -> TaskQueue:
-    outside: TaskQueue = import_string(path)()
+def _outside(name: str) -> TaskQueue:
+    if is_url(name):
+        return SqsQueue(name)
+    outside: TaskQueue = import_string(name)()
     return outside
+
+
+def is_url(name: str) -> bool:
+    return name.startswith(("https://", "http://"))
 
 
 # --- One sender for each process ------------------------------------------------------------------

@@ -4,7 +4,7 @@ A record keeps the rules that a request has to keep, and is refused in the same 
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -19,7 +19,7 @@ from adapters.ingest import Outcome, Record
 from adapters.ingest_settings import Source
 from notifications import handlers, handoff, work
 from notifications.drafts import TYPE_MAX, checked_type, draft, encoded
-from notifications.ingest_shapes import AnyId, EventBridgeEvent, ReutersRecord, SumuRecord, TaskRecord, TopicPublish
+from notifications.ingest_shapes import AnyId, ReutersRecord, SumuRecord, TaskRecord
 from notifications.log import Draft, Result, accept
 from notifications.shapes import Notification, Target
 from realtime.strict_json import RefusedJSON, loads
@@ -41,11 +41,6 @@ def sumu(source: Source, records: Sequence[Record]) -> Sequence[Outcome]:
 def reuters(source: Source, records: Sequence[Record]) -> Sequence[Outcome]:
     """`{"accountId"?, "userId"?, "_type"?, "_sqs_only"?, "messageId"?, …}`: all of it is the message."""
     return _send(source, records, _reuters)
-
-
-def eventbridge(source: Source, records: Sequence[Record]) -> Sequence[Outcome]:
-    """An event of EventBridge; its `detail-type` says what the detail is."""
-    return _send(source, records, _eventbridge)
 
 
 def task(source: Source, records: Sequence[Record]) -> Sequence[Outcome]:
@@ -100,50 +95,38 @@ def _reuters_target(wanted: ReutersRecord, value: Mapping[str, Any]) -> Target:
     return Target(all=True)
 
 
-def _eventbridge(_record: Record, value: Any) -> list[Notification]:
-    event = shaped(value, EventBridgeEvent)
-    if event.detail_type not in DETAILS:
-        raise wrong("detail-type", f"one of {', '.join(DETAILS)}")
-    return [DETAILS[event.detail_type](event.detail)]
-
-
-def _topic_publish(detail: Any) -> Notification:
-    published = shaped(detail, TopicPublish, at="detail")
-    return Notification(Target(topic=published.topicName), published.message)
-
-
-def _no_cache(_detail: Any) -> Notification:
-    raise _refused("detail-type", "is for a cache, and there is none here: notify and topicPublish are taken")
-
-
-DETAILS: Mapping[str, Callable[[Any], Notification]] = {
-    "notify": lambda detail: shaped(detail, Notification, at="detail"),
-    "topicPublish": _topic_publish,
-    "cacheSet": _no_cache,
-    "cacheDelete": _no_cache,
-}
-
-
 # --- From notifications to the log ----------------------------------------------------------------
 
 
 def _send(
     source: Source, records: Sequence[Record], read: Callable[[Record, Any], list[Notification]]
 ) -> list[Outcome]:
-    """Accepts the notifications that `read` finds in the records, all together -> an outcome for each record."""
+    return send(source, [(record, _read(record, read)) for record in records])
+
+
+def _read(record: Record, read: Callable[[Record, Any], list[Notification]]) -> list[Notification] | ApiError:
+    try:
+        return read(record, value_of(record))
+    except ApiError as error:
+        return error
+
+
+def send(source: Source, found: Iterable[tuple[Record, Sequence[Notification] | ApiError]]) -> list[Outcome]:
+    """Accepts the notifications that were found in records, all together -> an outcome for each record."""
     read_in: list[list[Draft] | ApiError] = []
-    for record in records:
+    for record, notifications in found:
         try:
-            read_in.append(
-                [_draft(source, record, part, wanted) for part, wanted in enumerate(read(record, _value(record)))]
-            )
+            if isinstance(notifications, ApiError):
+                raise notifications
+            read_in.append([_draft(source, record, part, wanted) for part, wanted in enumerate(notifications)])
         except ApiError as error:
             read_in.append(error)
     results = _accept([one for drafts in read_in if isinstance(drafts, list) for one in drafts])
     return [one if isinstance(one, ApiError) else _outcome(list(islice(results, len(one)))) for one in read_in]
 
 
-def _value(record: Record) -> Any:
+def value_of(record: Record) -> Any:
+    """The record's JSON. Raises ApiError 400."""
     try:
         return loads(record.body)
     except RefusedJSON as error:
@@ -153,7 +136,7 @@ def _value(record: Record) -> Any:
 def _draft(source: Source, record: Record, part: int, wanted: Notification) -> Draft:
     """Each part of a record has a claim of its own: parts may be stored apart, and those that are, stay."""
     sender = Principal(Kind.SERVICE, _name(source), scopes=frozenset({"notifications:write"}))
-    made = draft(wanted, sender, _claim(source, record, part))
+    made = draft(wanted, sender, claim_of(source, record, part))
     if "all" in made.topics and not source.broadcasts:
         raise ApiError(403, "denied", "This source may not send to everyone (INGEST_SOURCES: broadcasts).")
     return made
@@ -174,7 +157,7 @@ def _accept(drafts: Sequence[Draft]) -> Iterator[Result]:
 def _outcome(results: Sequence[Result]) -> Outcome:
     for result in results:
         if result.refused:
-            return _in_words_for_records(result.refused)
+            return in_words_for_records(result.refused)
     return [one.id for result in results for one in result.accepted]
 
 
@@ -183,11 +166,11 @@ def _outcome(results: Sequence[Result]) -> Outcome:
 
 def _create_task(source: Source, record: Record) -> Outcome:
     try:
-        task_id, replayed = work.create(*_task(_value(record)), _claim(source, record))
+        task_id, replayed = work.create(*_task(value_of(record)), claim_of(source, record))
     except ApiError as error:
         if error.retry_after is not None:
             raise
-        return _in_words_for_records(error)
+        return in_words_for_records(error)
     if not replayed:
         handoff.hand(task_id)
     return [str(task_id)]
@@ -213,12 +196,14 @@ def _name(source: Source) -> str:
     return f"ingest:{source.name}"
 
 
-def _claim(source: Source, record: Record, part: int = 0) -> Claim:
+def claim_of(source: Source, record: Record, part: int = 0) -> Claim:
+    """The right to take (a part of) a record once."""
     route = f"ingest.{part}" if part else "ingest"
     return Claim(_name(source), route, record.key, hashlib.sha256(record.body).hexdigest())
 
 
-def _in_words_for_records(error: ApiError) -> ApiError:
+def in_words_for_records(error: ApiError) -> ApiError:
+    """The refusal, where a record has no Idempotency-Key that it could speak of."""
     if error.code != "idempotency_mismatch":
         return error
     return ApiError(error.status, error.code, "An earlier record with this id had another body, and that one counts.")

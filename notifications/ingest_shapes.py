@@ -27,17 +27,6 @@ class ReutersRecord(Struct):
     message_id: AnyId | UnsetType = field(name="messageId", default=UNSET)
 
 
-class EventBridgeEvent(Struct):
-    detail_type: str = field(name="detail-type")
-    detail: Any
-
-
-class TopicPublish(Struct, forbid_unknown_fields=True):
-    cacheName: Annotated[str, Meta(min_length=1)]
-    topicName: Annotated[str, Meta(min_length=1, max_length=200)]
-    message: Any
-
-
 class TaskRecord(Struct, forbid_unknown_fields=True):
     user: UserId | UnsetType = UNSET
     userId: AnyId | UnsetType = UNSET

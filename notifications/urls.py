@@ -1,11 +1,12 @@
 from django.urls import path
 
-from notifications import inbox_views, preference_views, task_views, views
+from notifications import event_views, inbox_views, preference_views, task_views, views
 
 urlpatterns = [
     path("notifications", views.Notifications.as_view()),
     path("notifications/batch", views.Batch.as_view()),
     path("notifications/<uuid:message_id>", views.OneNotification.as_view()),
+    path("events", event_views.Events.as_view()),
     path("inbox", inbox_views.InboxPage.as_view()),
     path("inbox/ack", inbox_views.Acknowledge.as_view()),
     path("inbox/<str:deed>", inbox_views.Receipts.as_view()),

@@ -27,7 +27,11 @@ def check_settings_tables(**_options: Any) -> list[CheckMessage]:
             right = False
         if not right:
             found.append(Error(f"REALTIME_TOPICS[{kind!r}]: {path} is not a topic class.", id="realtime.E001"))
-    tables = {"MESSAGE_SINKS": settings.MESSAGE_SINKS, "REALTIME_ACTIONS": settings.REALTIME_ACTIONS.values()}
+    tables = {
+        "MESSAGE_SINKS": settings.MESSAGE_SINKS,
+        "REALTIME_ACTIONS": settings.REALTIME_ACTIONS.values(),
+        "TOKEN_PROVIDERS": settings.TOKEN_PROVIDERS.values(),
+    }
     single = ("LOG", "GREETING", "MUTES", "OBSERVER", "WATCHING", "TICKER")
     tables |= {f"REALTIME_{name}": [getattr(settings, f"REALTIME_{name}")] for name in single}
     for name, paths in tables.items():

@@ -31,18 +31,21 @@ export class Api {
   }
 
   async freshToken() {
-    const { token } = await getJSON("/demo/token", {
-      method: "POST",
-      headers: { "Content-Type": "application/json", "X-CSRFToken": csrfToken },
-      body: JSON.stringify({ user: this.#user }),
-    });
+    const { token } = await getJSON("/demo/token", sent("POST", { user: this.#user }));
     this.#token = token;
     this.#until = Date.now() + TOKEN_MS;
     return token;
   }
 }
 
-async function getJSON(url, options) {
+/** What `fetch` needs to send something to a page of the demo's own. */
+export function sent(method, body) {
+  const headers = { "Content-Type": "application/json", "X-CSRFToken": csrfToken };
+  return { method, headers, body: JSON.stringify(body) };
+}
+
+/** The JSON of a reply. Rejects with the reason that the server gave. */
+export async function getJSON(url, options) {
   const reply = await fetch(url, { ...options, signal: AbortSignal.timeout(10_000) });
   if (reply.status === 204) return null;
   const body = await reply.json().catch(() => null);

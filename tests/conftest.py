@@ -12,18 +12,21 @@ from django.db import connection
 from pytest_django import DjangoDbBlocker
 
 from accounts import api_keys, revocations, users
-from adapters import outbox
+from adapters import outbox, secret_values
 from leaderboards import boards
 from notifications import preferences
 from tests.servers import Stack
 
-pytest_plugins = ["tests.browser"]
+pytest_plugins = ["tests.browser", "tests.emulators.fixtures"]
 
 # Files with few tests that take long: a worker that takes one of them last is what all others wait for.
 LONG_FILES = (
     "config/test_up.py",
     "realtime/test_control.py",
     "adapters/test_outside_faults.py",
+    "adapters/test_end_to_end.py",
+    "adapters/test_consume_processes.py",
+    "adapters/test_celery_on_sqs.py",
     "presence/test_presence_faults.py",
     "leaderboards/test_faults.py",
     "realtime/test_faults.py",
@@ -99,6 +102,7 @@ def _nobody_is_known() -> Iterator[None]:
 def _forget() -> None:
     api_keys._cache.clear()
     outbox.forget_wants()
+    secret_values._shared.cache_clear()
     boards._found.clear()
     users._accounts._values.clear()
     preferences._mutes._values.clear()

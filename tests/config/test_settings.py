@@ -100,3 +100,28 @@ def test_production_switches_demo_and_debug_off_and_the_safe_cookies_on(tmp_path
 )
 def test_the_database_is_chosen_by_its_address(tmp_path: Path, url: str, engine: str) -> None:
     assert value(tmp_path, "DATABASES['default']['ENGINE']", DATABASE_URL=url) == f"django.db.backends.{engine}"
+
+
+@pytest.mark.parametrize(
+    ("environment", "level", "ours", "others"),
+    [
+        ({}, "DEBUG", 10, 20),
+        ({"STAGE": "qa"}, "DEBUG", 10, 20),
+        ({"STAGE": "prod"}, "INFO", 20, 20),
+        ({"STAGE": "prod", "LOG_LEVEL": "DEBUG"}, "DEBUG", 10, 20),
+        ({"LOG_LEVEL": "WARNING"}, "WARNING", 30, 30),
+    ],
+)
+def test_the_stage_decides_how_much_is_logged(
+    tmp_path: Path, environment: dict[str, str], level: str, ours: int, others: int
+) -> None:
+    code = (
+        "import logging; from config import settings; levels = [logging.getLogger(name).getEffectiveLevel()"
+        " for name in ('adapters.outbox', 'some.package')]; print(settings.LOG_LEVEL, *levels)"
+    )
+    assert run(tmp_path, "-c", code, **environment).stdout.split() == [level, str(ours), str(others)]
+
+
+def test_secrets_are_those_of_the_stage_unless_another_is_named(tmp_path: Path) -> None:
+    assert value(tmp_path, "SSM_STAGE", STAGE="pr-17") == "pr-17"
+    assert value(tmp_path, "SSM_STAGE", STAGE="pr-17", SSM_STAGE="dev") == "dev"

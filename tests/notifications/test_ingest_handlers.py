@@ -319,7 +319,8 @@ def test_a_notify_event_is_a_notification() -> None:
 
 
 @pytest.mark.parametrize("message", ["hello world!", {"a": [1]}, 7, ""])
-def test_a_topic_publish_event_is_a_message_to_the_topic(message: Any) -> None:
+def test_a_topic_publish_event_is_a_message_to_the_topic(message: Any, settings: LazySettings) -> None:
+    settings.EVENTS_CACHES = {"c": {}}
     taken("eventbridge", event("topicPublish", {"cacheName": "c", "topicName": "room-281", "message": message}))
     assert topics() == ["topic.room-281"]
     assert msgspec.json.decode(Message.objects.get().data) == message
@@ -333,8 +334,8 @@ def test_a_topic_publish_event_is_a_message_to_the_topic(message: Any) -> None:
         ("topicPublish", {"topicName": "t", "message": "m"}, 400, "missing required field `cacheName`"),
         ("topicPublish", {"cacheName": "c", "topicName": "", "message": "m"}, 400, "detail.topicName"),
         ("topicPublish", {"cacheName": "c", "topicName": 7, "message": "m"}, 400, "detail.topicName"),
-        ("cacheSet", {"cacheName": "c", "key": "k", "message": "m", "ttl": 60}, 422, "there is none here"),
-        ("cacheDelete", {"cacheName": "c", "key": "k"}, 422, "there is none here"),
+        ("cacheSet", {"cacheName": "c", "key": "k", "message": "m", "ttl": 60}, 404, "There is no cache 'c'"),
+        ("cacheDelete", {"cacheName": "c", "key": "k"}, 404, "There is no cache 'c'"),
         ("TopicPublish", {}, 400, "detail-type: one of notify, topicPublish, cacheSet, cacheDelete."),
     ],
 )

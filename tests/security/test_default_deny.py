@@ -63,9 +63,14 @@ PUBLIC = {
     "/api/schema": "the schema",
     "/api/docs": "the docs",
     "/api/<rest>": "404",
+    "/cache/<rest>": "404",
+    "/topics/<rest>": "404",
     "/api/ingest/<source>": "the source's signature is the credential",
+    "/api/ingest/<source>/sns": "the signature of SNS is the credential, or a password in the endpoint's URL",
     "/demo/": "in development only",
     "/demo/token": "in development only: the demo's own two users",
+    "/demo/writethrough/": "in development only",
+    "/demo/writethrough/weather": "in development only: the demo's own table",
 }
 # What a leaderboard lets everybody read whose `read` is public: tests/leaderboards/test_api.py has who may when.
 OPEN_TO_READ = {f"/api/leaderboards/<board>{rest}" for rest in ("", "/windows", "/<name>")}
@@ -105,6 +110,11 @@ NEEDS: dict[tuple[str, str], str | None] = {
     ("DELETE", "/api/leaderboards/<board>/<name>"): "leaderboards:write",
     ("POST", "/api/leaderboards/<board>/<name>/hide"): "leaderboards:write",
     ("POST", "/api/leaderboards/<board>/<name>/unhide"): "leaderboards:write",
+    ("POST", "/api/events"): "events:write",
+    ("GET", "/cache/<cache>"): "cache:read",
+    ("PUT", "/cache/<cache>"): "cache:write",
+    ("DELETE", "/cache/<cache>"): "cache:write",
+    ("POST", "/topics/<cache>/<topic>"): "notifications:write",
     ("GET", "/api/notifications"): "notifications:read",
     ("POST", "/api/notifications"): "notifications:write",
     ("DELETE", "/api/notifications"): "notifications:write",
@@ -147,6 +157,9 @@ OWN = {
 # What has no place for a text of bob's: that it shows anything, its own tests see.
 WITHOUT_TEXTS = {"/api/token", "/api/presence/<user>/history", "/api/leaderboards/<board>/windows"}
 QUERIES: dict[tuple[str, str], list[str]] = {
+    ("GET", "/cache/<cache>"): [f"key={CANARY}"],
+    ("PUT", "/cache/<cache>"): [f"key={CANARY}&ttl_seconds=60"],
+    ("DELETE", "/cache/<cache>"): [f"key={CANARY}"],
     ("GET", "/api/notifications"): ["user=bob", *(f"topic={topic}" for topic in BOBS_TOPICS)],
     ("DELETE", "/api/notifications"): [f"key={CANARY}", f"key={CANARY}&user=bob"],
     ("GET", "/api/token"): ["user=bob"],
@@ -163,6 +176,11 @@ TO_BOB: list[dict[str, Any]] = [
     for to in ({"user": "bob"}, {"users": ["bob"]}, {"account": "globex"}, {"topic": "globex-room"}, {"all": True})
 ]
 BODIES: dict[tuple[str, str], list[Any]] = {
+    ("POST", "/api/events"): [
+        *({"detail-type": "notify", "detail": body} for body in TO_BOB),
+        {"detail-type": "cacheDelete", "detail": {"cacheName": "default", "key": CANARY}},
+        {"Entries": [{"DetailType": "notify", "Detail": json.dumps(TO_BOB[0])}]},
+    ],
     ("POST", "/api/notifications"): TO_BOB,
     ("POST", "/api/notifications/batch"): [{"notifications": TO_BOB}],
     ("POST", "/api/tokens"): [
@@ -217,7 +235,8 @@ def _walk(patterns: list[Any], start: str = "/") -> Iterator[Route]:
 
 
 ROUTES = list(_walk(get_resolver().url_patterns))
-API = [route for route in ROUTES if route.path.startswith("/api/") and route.path not in PUBLIC]
+MOMENTO = ("/cache/", "/topics/")  # Their keys come as Momento's clients send them.
+API = [route for route in ROUTES if route.path.startswith(("/api/", *MOMENTO)) and route.path not in PUBLIC]
 ADMIN = [route for route in ROUTES if route.path.startswith("/admin/")]
 
 
@@ -230,7 +249,8 @@ def filled(path: str, globex: Globex) -> list[str]:
         "connection": [globex.connection],
         "task_id": globex.tasks,
         "destination_id": [globex.destination],
-        "topic": [*BOBS_TOPICS, "session.bob", "control"],
+        "topic": [*BOBS_TOPICS, "session.bob", "control", "globex-room"],
+        "cache": ["default"],
         "room": ["globex-room"],
         "board": [GLOBEX_BOARD],
         "pk": [str(Window.objects.get().pk)],
@@ -297,7 +317,8 @@ def test_every_route_of_the_api_asks_for_a_caller(route: Route) -> None:
     view = route.callback.cls
     assert view.permission_classes == [IsAuthenticated]
     names = [cls.__name__ for cls in view.authentication_classes]
-    assert names == ["BearerAuthentication", "OperatorAuthentication"]
+    momentos = route.path.startswith(MOMENTO)
+    assert names == (["BareAuthentication"] if momentos else ["BearerAuthentication", "OperatorAuthentication"])
     assert [cls.__name__ for cls in view.throttle_classes] == ["PrincipalThrottle"]
     assert (view.get_permissions is not APIView.get_permissions) == (route.path in OPEN_TO_READ)
 
@@ -593,3 +614,13 @@ def test_what_waits_denies_the_same(stack: Stack, given: dict[str, str], path: s
             with httpx.stream(method, url, headers=headers, timeout=10) as reply:
                 assert reply.status_code in ({401} if name in ("nobody", "nonsense") else {403, 405}), (name, query)
                 assert CANARY not in reply.read().decode()
+
+
+def test_the_poll_of_a_topic_denies_the_same(stack: Stack, given: dict[str, str]) -> None:
+    others = {name: text for name, text in given.items() if not name.startswith("bob")}
+    for name, text in {"nobody": None, "nonsense": "nonsense", **others}.items():
+        for form in ("{}", "Bearer {}"):
+            headers = {"Authorization": form.format(text)} if text else {}
+            reply = httpx.get(f"{stack.web[0].url}/topics/default/globex-room", headers=headers, timeout=10)
+            assert reply.status_code == (401 if name in ("nobody", "nonsense") else 403), name
+            assert CANARY not in reply.text

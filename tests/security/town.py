@@ -15,7 +15,7 @@ from accounts.credentials import authenticate
 from accounts.models import AuditEntry, Revocation, Token, User
 from accounts.principals import Principal
 from accounts.shapes import UserChange
-from adapters import destinations, fetching
+from adapters import caches, destinations, fetching
 from adapters.base import Parcel
 from adapters.models import Delivery, Destination, QueuedEvent
 from adapters.shapes import NewDestination
@@ -106,6 +106,7 @@ class Globex:
         self._make_destinations()
         Presence.objects.create(user="bob", text=CANARY, version=1)
         self._connect()
+        caches.put(caches.find("default"), CANARY.encode(), CANARY.encode(), TTL)
         board, _new = boards.put(GLOBEX_BOARD, {"read": "service"}, None)
         submit(board, [Score("bob", 7, metadata=f'"{CANARY}"')], "system:test")
         Transition.objects.create(user="bob", seq=1, status="ONLINE", reason="opened", at=timezone.now())
@@ -165,4 +166,5 @@ class Globex:
             [list(rows.objects.order_by("pk").values()) for rows in (Board, Window, Entry, Submission)],
             list(Presence.objects.filter(pk="bob").values()),
             list(Transition.objects.filter(user="bob").order_by("pk").values()),
+            (cached := caches.get(caches.find("default"), CANARY.encode())) and cached.value,
         )

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from adapters.ingest import redrive
-from adapters.ingest_settings import sources
+from adapters.ingest_settings import EVENTS, sources
 from adapters.models import FailedRecord
 
 
@@ -20,7 +20,7 @@ class Command(BaseCommand):
         dead = actions.add_parser("dead", help="show dead records and why they are")
         dead.add_argument("--source", help="only this source's")
         again = actions.add_parser("redrive", help="hand in dead records again, REDRIVES_PER_SECOND at most")
-        again.add_argument("--source", required=True, help="whose, by its name in INGEST_SOURCES")
+        again.add_argument("--source", required=True, help=f"whose: a name in INGEST_SOURCES, or {EVENTS.name}")
         again.add_argument("--id", action="append", default=[], help="only this one; can be given several times")
         again.add_argument("--since", type=_moment, help="only what died since then: 2026-01-31T12:00:00Z")
 
@@ -35,7 +35,7 @@ class Command(BaseCommand):
             self.stdout.write(f"{row.dead_at:%Y-%m-%d %H:%M:%S}  {row.source}  {row.record_id}  {row.error}")
 
     def redrive(self, options: dict[str, Any]) -> None:
-        source = sources().get(options["source"])
+        source = {EVENTS.name: EVENTS, **sources()}.get(options["source"])
         if source is None:
             raise CommandError(f"INGEST_SOURCES has no {options['source']!r}: {', '.join(sources()) or 'it is empty'}.")
         counts: Counter[str] = Counter(accepted=0, dead=0)

@@ -22,6 +22,7 @@ from django.db import OperationalError, connections
 
 from accounts import api_keys
 from accounts.operators import login_link
+from adapters.ingest_settings import sources
 from config import processes
 from config.valkey import ValkeyFailed, valkey
 
@@ -110,6 +111,7 @@ def prepare() -> list[str]:
     """Database, static files and the first credentials -> the lines that tell about them."""
     try:
         call_command("migrate", verbosity=0, interactive=False)
+        call_command("check", tags=["database"], databases=["default"], stdout=io.StringIO())
     except OperationalError as error:
         raise CommandError(f"The database does not answer: check DATABASE_URL. {error}") from None
     call_command("collectstatic", verbosity=0, interactive=False)
@@ -196,6 +198,8 @@ def commands() -> dict[str, list[str]]:
     web += ["--timeout-graceful-shutdown", "10"]
     celery = [*python, "celery", "--quiet", "--app", "config"]
     worker = [*celery, "worker", "--loglevel", "WARNING"]
+    worker += ["--without-gossip", "--without-mingle"] if settings.SQS_BROKER else []
+    consumed = any(source.consumed for source in sources().values())
     schedule = str(settings.FANFARE_HOME / "beat")
     return {
         "web": web,
@@ -211,6 +215,7 @@ def commands() -> dict[str, list[str]]:
             "outside@%h",
         ],
         "beat": [*celery, "beat", "--schedule", schedule, "--pidfile=", "--loglevel", "WARNING"],
+        **({"consume": [sys.executable, str(settings.BASE_DIR / "manage.py"), "consume"]} if consumed else {}),
     }
 
 
