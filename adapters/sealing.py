@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from functools import cache
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
@@ -24,6 +25,11 @@ def unseal(sealed: str) -> str:
 
 
 def _seals() -> MultiFernet:
+    return _seals_of(settings.SECRETS_KEY)
+
+
+@cache
+def _seals_of(text: str) -> MultiFernet:
     """The first key seals, each unseals."""
-    keys = [key.strip() for key in settings.SECRETS_KEY.split(",")]
+    keys = [key.strip() for key in text.split(",")]
     return MultiFernet([Fernet(base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest())) for key in keys])

@@ -13,6 +13,7 @@ from benchmarks import peers
 from benchmarks.aws import aws
 from benchmarks.connecting import connecting
 from benchmarks.delays import delays
+from benchmarks.dispatch import dispatch
 from benchmarks.fanout import fanout
 from benchmarks.inbox import inbox
 from benchmarks.leaderboards import boards_live, leaderboards
@@ -23,6 +24,7 @@ from benchmarks.presence import presence
 from benchmarks.presence_watch import watching
 from benchmarks.processes import NotInstalled, watched, workspace
 from benchmarks.report import Table, machine, render
+from benchmarks.sessions import sessions
 from benchmarks.storing import storing
 from benchmarks.storm import storm
 
@@ -36,10 +38,12 @@ TABLES: Mapping[str, Callable[[Path], Table]] = {
     "outside": outside,
     "aws": aws,
     "momento": momento,
+    "dispatch": dispatch,
     "presence": presence,
     "watching": watching,
     "leaderboards": leaderboards,
     "board": boards_live,
+    "sessions": sessions,
 }
 
 

@@ -8,6 +8,7 @@ LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 TARGET = re.compile(rb"x-amz-target: [\w.]*?(\w+)\r\n", re.IGNORECASE)
 SNS = b"<PublishBatchResponse><PublishBatchResult><Successful/><Failed/></PublishBatchResult></PublishBatchResponse>"
 ANSWERS = {
+    b"SendMessage": b'{"MessageId":"1"}',
     b"SendMessageBatch": b'{"Successful":[],"Failed":[]}',
     b"PutEvents": b'{"FailedEntryCount":0,"Entries":[]}',
     b"PutRecords": b'{"FailedRecordCount":0,"Records":[]}',

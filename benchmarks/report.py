@@ -87,6 +87,11 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that this share of the values does not exceed."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
 def machine() -> dict[str, str]:
     """What these figures were measured on."""
     return {

@@ -24,6 +24,7 @@ from realtime import runtime  # noqa: E402
 from realtime.consumers import LiveConsumer  # noqa: E402
 from realtime.drain import drain_on_sigterm  # noqa: E402
 from realtime.streams import poll, stream  # noqa: E402
+from sessions_app.receive_endpoint import is_receive, receive_from_session  # noqa: E402
 
 live = LiveConsumer.as_asgi()
 waiting = {"/api/stream": stream, "/api/poll": poll, "/api/client-messages/receive": receive_messages}
@@ -46,6 +47,8 @@ async def _route(scope: Scope, receive: Receive, send: Send) -> None:
 def _endpoint(scope: Scope) -> Application:
     if scope["method"] == "GET" and scope["path"].startswith("/topics/") and scope["path"].count("/") > 2:
         return poll_topic
+    if is_receive(scope["path"]):
+        return receive_from_session
     return waiting.get(scope["path"], django_application)
 
 

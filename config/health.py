@@ -18,6 +18,7 @@ from accounts.credentials import authenticate
 from accounts.errors import ApiError
 from adapters.metrics import DeliveryCollector
 from realtime import runtime
+from sessions_app.metrics import DispatchCollector
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,9 @@ NOT_THROTTLED = "Nobody is throttled: Redis does not answer; check REDIS_URL."
 _LOOPBACK = {"127.0.0.1", "::1", ""}
 _PASSED_ON = {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded", "via"}
 _migrated = False
-_deliveries = CollectorRegistry()
-_deliveries.register(DeliveryCollector())
+_owed = CollectorRegistry()
+_owed.register(DeliveryCollector())
+_owed.register(DispatchCollector())
 
 
 @require_safe
@@ -80,9 +82,9 @@ def metrics(request: HttpRequest) -> HttpResponse:
         MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
     text = generate_latest(registry)
     try:
-        text += generate_latest(_deliveries)
+        text += generate_latest(_owed)
     except DatabaseError:  # It has a line of its own in /readyz.
-        logger.warning("Deliveries are missing from /metrics: the database does not answer.")
+        logger.warning("What is owed is missing from /metrics: the database does not answer.")
     return HttpResponse(text, content_type=CONTENT_TYPE_LATEST)
 
 

@@ -222,7 +222,7 @@ CHANNEL_LAYERS = {
 
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default="") or REDIS_URL.replace("unix://", "redis+socket://", 1)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-QUEUES = ("celery", "tasks", "outside")
+QUEUES = ("celery", "tasks", "outside", "sessions")
 if SQS_BROKER := CELERY_BROKER_URL.startswith("sqs://"):
     account = CELERY_BROKER_URL.removeprefix("sqs://").strip("/")  # As sqs.eu-west-1.amazonaws.com/123456789012
     if account.count("/") != 1:
@@ -281,7 +281,8 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = BATCH_MAX_BYTES
 INBOX_FROM_FIRST_SEEN = env.bool("INBOX_FROM_FIRST_SEEN", default=True)
 MESSAGE_READ_RECEIPTS = env.bool("MESSAGE_READ_RECEIPTS", default=False)
 CRITICAL_TYPES = env.list("CRITICAL_TYPES", default=[])
-MESSAGE_SINKS = ["notifications.outward.owe_messages"]
+MESSAGE_SINKS = ["notifications.outward.owe_messages", "sessions_app.dispatches.owe"]
+TIMELINE_STEPS = ["sessions_app.dispatches.steps"]
 
 # --- Tasks ----------------------------------------------------------------------------------------
 
@@ -298,6 +299,7 @@ CELERY_TASK_ROUTES = {
     "notifications.tasks.run_task": {"queue": "tasks"},
     "leaderboards.tasks.rebuild": {"queue": "tasks"},
     "adapters.tasks.deliver": {"queue": "outside"},
+    "sessions_app.tasks.dispatch": {"queue": "sessions"},
 }
 SWEEP_SECONDS = TASK_LEASE_SECONDS * 0.4  # A dead worker's task is found after 1.4 leases at most.
 CELERY_BEAT_SCHEDULE["sweep-tasks"] = {
@@ -339,7 +341,7 @@ TOKEN_PROVIDERS = {"momento": "adapters.momento.tokens.issue"}
 INGEST_HANDLERS = {
     "notification": "notifications.ingest.notification",
     "sumu": "notifications.ingest.sumu",
-    "reuters": "notifications.ingest.reuters",
+    "reuters": "sessions_app.ingest.reuters",
     "eventbridge": "notifications.events.eventbridge",
     "task": "notifications.ingest.task",
 }
@@ -379,11 +381,20 @@ CELERY_BEAT_SCHEDULE |= {
 # --- Browser sessions -----------------------------------------------------------------------------
 
 SESSION_TTL = env.int("SESSION_TTL", default=3600)
+SESSION_ROLE_ARN = env.str("SESSION_ROLE_ARN", default="")
+SESSION_CHUNK = env.int("SESSION_CHUNK", default=500)
+SESSION_SENDS_AT_ONCE = env.int("SESSION_SENDS_AT_ONCE", default=32)
+SESSION_PROCESSES = env.int("SESSION_PROCESSES", default=1)
 CELERY_BEAT_SCHEDULE["purge-sessions"] = {
     "task": "sessions_app.tasks.purge",
     "schedule": 60.0,
     "options": {"expires": 60},
 }
+if SESSION_ROLE_ARN:
+    CELERY_BEAT_SCHEDULE |= {
+        "dispatch": {"task": "sessions_app.tasks.dispatch", "schedule": 1.0, "options": {"expires": 1}},
+        "delete-orphans": {"task": "sessions_app.tasks.delete_orphans", "schedule": 600.0, "options": {"expires": 600}},
+    }
 
 # --- Live -----------------------------------------------------------------------------------------
 
@@ -409,6 +420,8 @@ REALTIME_WATCHING = "presence.watching.Watching"
 REALTIME_TICKER = "leaderboards.ticker.Ticker"
 REALTIME_MUTES = "notifications.preferences.muted"
 REALTIME_OBSERVER = env.str("REALTIME_OBSERVER", default="presence.tracker.Tracker")
+REALTIME_SESSION = "sessions_app.attaching.attach"
+BUS_KEEPER = "sessions_app.notices.keep"
 REALTIME_DATABASE_THREADS = env.int("REALTIME_DATABASE_THREADS", default=4)
 POSITION_CHECK_SECONDS = env.float("POSITION_CHECK_SECONDS", default=25.0)
 RECOVERY_LIMIT = env.int("RECOVERY_LIMIT", default=1000)

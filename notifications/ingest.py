@@ -84,7 +84,7 @@ def _reuters(record: Record, value: Any) -> list[Notification]:
 
 def _reuters_target(wanted: ReutersRecord, value: Mapping[str, Any]) -> Target:
     if wanted.session is not UNSET:
-        raise _refused("sessionId", "is for sessions, which there are not here: a userId alone reaches all of theirs")
+        return Target(session=str(wanted.session))
     if wanted.user is not UNSET:
         return Target(user=str(wanted.user))
     if wanted.account is not UNSET:

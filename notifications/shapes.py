@@ -103,6 +103,7 @@ class Step(Struct, omit_defaults=True):
         "accepted",
         "scheduled",
         "published",
+        "dispatched",
         "withheld",
         "quiet",
         "acknowledged",
@@ -118,6 +119,10 @@ class Step(Struct, omit_defaults=True):
         UNSET
     )
     reason: str | UnsetType = UNSET
+    sent: Annotated[int | UnsetType, Meta(description="Queues of sessions that have it.")] = UNSET
+    gone: Annotated[int | UnsetType, Meta(description="Sessions that had ended.")] = UNSET
+    failed: Annotated[int | UnsetType, Meta(description="Queues that did not take it.")] = UNSET
+    left: Annotated[int | UnsetType, Meta(description="Queues that have still to get it.")] = UNSET
 
 
 class MessageWithTimeline(Message, kw_only=True):

@@ -8,6 +8,7 @@ from typing import Any, cast
 from django.conf import settings
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
+from django.utils.module_loading import import_string
 
 from accounts.models import User
 from notifications.models import Marker, Message, Receipt
@@ -31,6 +32,8 @@ def timeline(message: Message, reader: str | None) -> Timeline:
     counted only.
     """
     steps, totals = list(_fate(message)), {}
+    for path in settings.TIMELINE_STEPS if reader is None else ():
+        steps += import_string(path)(message)
     for kind, found, count in _deeds(message, reader):
         if count:
             totals[kind] = count

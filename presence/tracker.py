@@ -37,7 +37,7 @@ ENDINGS = {
     revocations.Reason.ERASED: Reason.CLOSED,
 }
 
-Poller = tuple[str, str | None, str, frozenset[str]]  # Caller, address, agent, topics: two tabs are two.
+Poller = tuple[str, str | None, str, str | None, frozenset[str]]  # Also session and topics: two tabs are two.
 
 
 @dataclass(eq=False, slots=True)
@@ -83,7 +83,7 @@ class Tracker:
         """A poll that comes back while it lingers goes on under its id: nobody left, nobody came."""
         agent = agent[:AGENT_MAX]
         who = principal.user or str(principal)
-        poller = (who, address, agent, frozenset(connection.topics)) if connection.linger else None
+        poller = (who, address, agent, connection.session, frozenset(connection.topics)) if connection.linger else None
         if poller and (entry := self._take_up(poller)):
             connection.id = entry.about.id
             entry.subjects = _subjects(principal, connection.id)
@@ -95,7 +95,7 @@ class Tracker:
             id=connection.id,
             user=principal.user,
             account=principal.account,
-            session=None,
+            session=connection.session,
             transport=connection.transport,
             address=address,
             agent=agent,

@@ -61,13 +61,17 @@ class Gate:
 
     def knock(self) -> None:
         """Before anything is done for a newcomer."""
+        self.look()
+        if not self.handshakes.take():
+            metrics.refused.labels("handshake_rate").inc()
+            raise ApiError(503, "too_many_handshakes", "Too many at once (HANDSHAKES_PER_SECOND).", retry_after=2)
+
+    def look(self) -> None:
+        """Before anything is done for who is no newcomer: whether there is room."""
         if self.draining:
             metrics.refused.labels("draining").inc()
             raise ApiError(503, "draining", "This process is shutting down: come back.", retry_after=1)
         self._find_room()
-        if not self.handshakes.take():
-            metrics.refused.labels("handshake_rate").inc()
-            raise ApiError(503, "too_many_handshakes", "Too many at once (HANDSHAKES_PER_SECOND).", retry_after=2)
 
     def enter(self, user: str | None) -> None:
         """Once it is known who it is; `leave` takes it back. Services have no limit of their own."""
@@ -159,15 +163,45 @@ class Refused:
     error: ApiError
 
 
-async def choose_topics(principal: Principal, asked: str | None) -> tuple[list[str], list[Refused]]:
-    """The topics to enter, asked for as `a,b` or else the caller's own, and those that are refused."""
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The topics to enter, those that are refused, and whose session the connection is, where it says so."""
+
+    names: list[str]
+    refused: list[Refused]
+    session: str | None
+
+
+async def choose_topics(principal: Principal, scope: Scope) -> Chosen:
+    """The topics asked for as `?topics=a,b`, or else the caller's own, with that of `?session=`."""
+    query = query_of(scope)
+    asked, session = query.get("topics"), query.get("session")
+    refused: list[Refused] = []
     names = principal.own_topics if asked is None else [name for name in dict.fromkeys(asked.split(",")) if name]
+    if session is not None:
+        try:
+            topic = await _attach(principal, session)
+            names += [topic] if asked is None else []
+        except ApiError as error:
+            refused.append(Refused(f"session.{session}", error))
+            session = None
     most = settings.TOPICS_PER_CONNECTION
     names, surplus = names[:most], names[most : most + 1]
     errors = await refusals(principal, "subscribe", names)
-    refused = [Refused(name, error) for name, error in errors.items()]
+    refused += [Refused(name, error) for name, error in errors.items()]
     refused += [Refused(name, _too_many_topics()) for name in surplus]
-    return [name for name in names if name not in errors], refused
+    return Chosen([name for name in names if name not in errors], refused, session)
+
+
+async def _attach(principal: Principal, session: str) -> str:
+    """The session's topic, as REALTIME_SESSION knows it."""
+    attach: Callable[[Principal, str], str] = import_string(settings.REALTIME_SESSION)
+    try:
+        return await in_database(attach, principal, session)
+    except ApiError:
+        raise
+    except Exception as error:
+        raise ApiError(503, "unavailable", "The session cannot be looked up now: try again.", retry_after=2) from error
 
 
 async def admit(principal: Principal, name: str, *, already: int) -> None:

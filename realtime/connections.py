@@ -39,6 +39,7 @@ class Connection(ABC):
         "id",
         "infos",
         "muted",
+        "session",
         "topics",
         "user",
     )
@@ -51,6 +52,7 @@ class Connection(ABC):
         self.id = secrets.token_hex(16)
         self.user, self.muted = user, muted
         self.topics: set[str] = set()
+        self.session: str | None = None  # Of which browser session it is, where it says so.
         self.infos: dict[str, bytes] = {}  # What it has said with its topics, as JSON.
         self.closed = False
         self.ended: tuple[CloseCode, str] | None = None  # Why, where it was the server who closed it.

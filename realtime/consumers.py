@@ -119,16 +119,19 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
         return (RawSocketConnection if raw else SocketConnection)(**about, send=self.base_send, abort=self._abort)
 
     async def _welcome(self, connection: Connection, principal: Principal) -> None:
-        names, refused = await admission.choose_topics(principal, admission.query_of(self.scope).get("topics"))
+        chosen = await admission.choose_topics(principal, self.scope)
+        connection.session = chosen.session
         try:
-            found = await self._runtime.hub.subscribe(connection, dict.fromkeys(names))
-            inbox = await admission.greeting(principal, names)  # After: what changes from now on comes as an event.
+            found = await self._runtime.hub.subscribe(connection, dict.fromkeys(chosen.names))
+            inbox = await admission.greeting(
+                principal, chosen.names
+            )  # After: what changes from now on comes as an event.
         except Exception as error:
             logger.warning("A socket could not subscribe: %r", error)
             connection.close(CloseCode.UNAVAILABLE, "try again soon")
             return
         topics = {one.topic: one.place() for one in found}
-        errors = [protocol.error(one.error.code, one.error.message, topic=one.topic) for one in refused]
+        errors = [protocol.error(one.error.code, one.error.message, topic=one.topic) for one in chosen.refused]
         connection.send(protocol.welcome(connection.id, principal.user, topics, **inbox), *errors)
         self._runtime.hub.go_live(connection, found)
         agent = admission.headers_of(self.scope).get("user-agent", "")

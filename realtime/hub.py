@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 from realtime import metrics
+from realtime.bells import Bells
 from realtime.connections import Connection
 from realtime.fanout import visible
 from realtime.frames import Event
@@ -25,7 +26,9 @@ from realtime.protocol import CloseCode, Since
 class Membership(Protocol):
     """Which topics this process hears of on the bus; neither call waits, both keep their word later."""
 
-    def join(self, name: str) -> asyncio.Future[None]: ...
+    def join(self, name: str) -> asyncio.Future[None]:
+        """The same again for one that is joined, or about to be."""
+        ...
 
     def leave(self, name: str) -> None: ...
 
@@ -70,6 +73,7 @@ class Hub:
         self._of_kind: dict[str, dict[str, None]] = {}
         self._lingering: dict[str, asyncio.TimerHandle] = {}  # Of topics kept for those who will soon be back.
         self._muted = Mutes()  # Of the connections that are in topics.
+        self.bells = Bells(log, membership.join, self._leave)
 
     def names(self) -> list[str]:
         """The topics that have a local listener."""
@@ -161,7 +165,11 @@ class Hub:
         self._topics.pop(name).close()
         del self._of_kind[name.partition(".")[0]][name]
         metrics.topics.dec()
-        self._membership.leave(name)
+        self._leave(name)
+
+    def _leave(self, name: str) -> None:
+        if name not in self._topics and name not in self.bells:
+            self._membership.leave(name)
 
     # --- What a connection missed -----------------------------------------------------------------
 
@@ -213,12 +221,15 @@ class Hub:
         """Takes events of one topic in the order of their arrival, and sends on what is due."""
         if topic := self._topics.get(name):
             topic.receive(events)
+        self.bells.ring(name)
 
     async def check(self, names: Sequence[str], *, doubt: bool = False) -> None:
         """Compares positions with the log, and repairs the topics that are behind it.
 
-        `doubt`: events may have been lost, so recent ones are not served from memory any more.
+        `doubt`: events may have been lost, so recent ones are not served from memory any more, and bells are checked.
         """
+        if doubt:
+            await self.bells.check(names)
         topics = [self._topics[name] for name in names if name in self._topics]
         for topic in topics if doubt else ():
             topic.forget_recent()

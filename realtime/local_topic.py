@@ -5,7 +5,6 @@ the log is ahead, what is missing is read, and then it goes on. What cannot be s
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -47,7 +46,7 @@ class LocalTopic:
     live: dict[Connection, None] = field(default_factory=dict)  # In their order: memory is read in its order, too.
     catching_up: dict[Connection, CatchUp] = field(default_factory=dict)
     ahead: dict[int, Event] = field(default_factory=dict)
-    recent: deque[Event] = field(default_factory=deque)
+    recent: list[Event] = field(default_factory=list)  # An empty deque takes more than all the rest here.
     recent_after: int = 0  # `recent` holds every visible message after this offset.
     timer: asyncio.TimerHandle | None = None
     repair: asyncio.Task[None] | None = None
@@ -116,7 +115,7 @@ class LocalTopic:
         for event in events:
             if event.offset is None:
                 if event.recalls is not None:
-                    self.recent = deque(e for e in self.recent if e.offset != event.recalls)
+                    self.recent = [e for e in self.recent if e.offset != event.recalls]
                     self.ahead.pop(event.recalls, None)  # It waits for its turn: the log does not show it any more.
                 due.append(event)
                 continue
@@ -188,8 +187,9 @@ class LocalTopic:
 
     def _remember(self, events: Sequence[Event]) -> None:
         self.recent.extend(event for event in events if event.offset is not None)
-        while len(self.recent) > RECENT_EVENTS:
-            self.recent_after = self.recent.popleft().offset or 0
+        if surplus := self.recent[:-RECENT_EVENTS]:
+            self.recent_after = surplus[-1].offset or 0
+            del self.recent[: len(surplus)]
 
     # --- The log closes gaps ----------------------------------------------------------------------
 

@@ -65,6 +65,7 @@ class Receiver:
         ]
 
     async def stop(self) -> None:
+        self.hub.bells.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -73,9 +74,10 @@ class Receiver:
     # --- What the hub asks for (hub.Membership) ---------------------------------------------------
 
     def join(self, name: str) -> asyncio.Future[None]:
-        future = self._wanted[name] = asyncio.get_running_loop().create_future()
-        self._change(name)
-        return future
+        if name not in self._wanted:
+            self._wanted[name] = asyncio.get_running_loop().create_future()
+            self._change(name)
+        return self._wanted[name]
 
     def leave(self, name: str) -> None:
         if future := self._wanted.pop(name, None):
@@ -92,7 +94,7 @@ class Receiver:
         self.leave(name)
 
     def _names(self) -> list[str]:
-        return [*self.hub.names(), *self._listeners]
+        return list(dict.fromkeys([*self.hub.names(), *self._listeners, *self.hub.bells.names()]))
 
     def _change(self, name: str) -> None:
         self._changed[name] = None

@@ -75,6 +75,7 @@ class _Connections:
             socket_connect_timeout=ANSWER_SECONDS,
             retry=Retry(NoBackoff(), 0),
             decode_responses=decode,
+            max_connections=2**31 - 1,  # Those that broke count, too.
         )
         self._free: list[Any] = []
 

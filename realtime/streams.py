@@ -41,7 +41,7 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
     task = asyncio.current_task()
     try:
         async with _admitted(scope, "stream") as (principal, muted):
-            names, refused = await _topics(scope, principal)
+            names, refused, session = await _topics(scope, principal)
             resumed_from = admission.headers_of(scope).get("last-event-id") or admission.query_of(scope).get("since")
             since = _parse_place(resumed_from)
             entered: dict[str, Since] = {}  # Who is sent away while catching up comes back to here.
@@ -53,6 +53,7 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
                 abort=lambda: task and task.cancel(),
                 place=lambda: place(entered | hub.places(connection)),
             )
+            connection.session = session
             here = runtime.current()
             hub, gate, control = here.hub, here.gate, here.control
             try:
@@ -84,7 +85,7 @@ async def poll(scope: Scope, receive: Receive, send: Send) -> None:
     """`GET /api/poll` -> `{events, since}`: at once when something is there or `since` lacks a topic."""
     try:
         async with _admitted(scope, "poll") as (principal, muted):
-            names, refused = await _topics(scope, principal)
+            names, refused, session = await _topics(scope, principal)
             query = admission.query_of(scope)
             wait = _wait(query.get("wait"))
             since = _parse_place(query.get("since") or admission.headers_of(scope).get("last-event-id"))
@@ -95,6 +96,7 @@ async def poll(scope: Scope, receive: Receive, send: Send) -> None:
                 max_backlog=settings.OUTBOX_MAX_BYTES,
                 place=lambda: place(entered | hub.places(connection)),
             )
+            connection.session = session
             here = runtime.current()
             hub, gate, control = here.hub, here.gate, here.control
             try:
@@ -159,13 +161,14 @@ def _has_ceased_to_answer(scope: Scope) -> bool:
     return lost is not None and lost()
 
 
-async def _topics(scope: Scope, principal: Principal) -> tuple[list[str], list[bytes]]:
+async def _topics(scope: Scope, principal: Principal) -> tuple[list[str], list[bytes], str | None]:
     if scope["method"] != "GET":
         raise ApiError(405, "method_not_allowed", "This is for GET.")
-    names, refused = await admission.choose_topics(principal, admission.query_of(scope).get("topics"))
-    if refused and not names:
-        raise refused[0].error
-    return names, [protocol.error(one.error.code, one.error.message, topic=one.topic) for one in refused]
+    chosen = await admission.choose_topics(principal, scope)
+    if chosen.refused and not chosen.names:
+        raise chosen.refused[0].error
+    errors = [protocol.error(one.error.code, one.error.message, topic=one.topic) for one in chosen.refused]
+    return chosen.names, errors, chosen.session
 
 
 def _greeting(

@@ -19,5 +19,5 @@ class BrowserSessionAdmin(ReadOnly):
     ]
     list_filter = ["transport"]
     search_fields = ["id__exact", "user__exact", "account__exact"]
-    exclude = ["keys", "state"]
+    exclude = ["key", "state"]
     ordering = ["-created_at"]

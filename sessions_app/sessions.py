@@ -1,6 +1,7 @@
 """Sessions: made, made again, renewed, ended. They end by themselves SESSION_TTL after they were last heard of."""
 
 import secrets
+import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -12,13 +13,15 @@ from django.utils import timezone
 from accounts.errors import ApiError
 from notifications.history import positions
 from realtime.topics import topic_for
-from sessions_app import access, state
+from sessions_app import access, dispatches, queues, state
 from sessions_app.models import BrowserSession
 from sessions_app.topics import unknown
 
 Transport = BrowserSession.Transport
 
 ENDED_AT_ONCE = 500
+PURGE_SECONDS = 30.0
+SEEN_SECONDS = 60.0  # That a session was heard of is written so often.
 
 
 def open_session(
@@ -26,8 +29,10 @@ def open_session(
 ) -> tuple[BrowserSession, bool]:
     """The user's session of this id, renewed, or a new one -> it, and whether it is new.
 
-    Raises ApiError 409 where the id is another user's, or the session has another transport.
+    Raises ApiError 409 where the id is another user's, or the session has another transport; 422 for a transport that
+    is not set up.
     """
+    access.check(transport)
     now = timezone.now()
     wanted = BrowserSession(
         id=id or secrets.token_urlsafe(24),
@@ -45,7 +50,8 @@ def open_session(
     with transaction.atomic():
         if transport == Transport.POLL:
             wanted.state = state.begin(positions(topics_of(wanted)))
-        BrowserSession.objects.filter(pk=wanted.pk, expires_at__lte=now).exclude(user=user).delete()
+        expired = BrowserSession.objects.filter(pk=wanted.pk, expires_at__lte=now)
+        expired.exclude(user=user, transport=transport).delete()
         BrowserSession.objects.bulk_create([wanted], ignore_conflicts=True)
         kept = BrowserSession.objects.select_for_update().get(pk=wanted.pk)
         if kept.user != user:
@@ -55,8 +61,13 @@ def open_session(
         new = kept.created_at == now
         if not new:
             kept.account, kept.retention, kept.address, kept.agent = account, retention, address, agent
+            if transport == Transport.POLL:  # Of an account that is new to it, it hears what comes from now on.
+                kept.state = state.followed(kept.state, positions(topics_of(kept)))
             _renew(kept, now)
-            kept.save(update_fields=["account", "retention", "address", "agent", "last_seen_at", "expires_at"])
+            fields = ["account", "retention", "address", "agent", "state", "last_seen_at", "expires_at"]
+            kept.save(update_fields=fields)
+        elif transport == Transport.SQS:
+            dispatches.join(kept, topics_of(kept))
     return kept, new
 
 
@@ -67,6 +78,18 @@ def renew(session: BrowserSession) -> None:
     found = BrowserSession.objects.filter(pk=session.pk, expires_at__gt=now)
     if not found.update(last_seen_at=session.last_seen_at, expires_at=session.expires_at):
         raise unknown()
+
+
+def see(session: BrowserSession) -> None:
+    """It is in use: that is written once a minute. Raises ApiError 404 for one that has ended meanwhile."""
+    if is_unseen(session, timezone.now()):
+        renew(session)
+
+
+def is_unseen(session: BrowserSession, now: datetime) -> bool:
+    """Whether it is time to write that it was heard of."""
+    seconds: float = min(SEEN_SECONDS, settings.SESSION_TTL / 4)
+    return (now - session.last_seen_at).total_seconds() > seconds
 
 
 def get(id: str) -> BrowserSession:
@@ -87,23 +110,40 @@ def topics_of(session: BrowserSession) -> Sequence[str]:
     return [session.topic, f"user.{session.user}", *account, "all"]
 
 
-def end(sessions: Sequence[BrowserSession]) -> None:
-    """Ends sessions: what waits for them is gone with their queues. Their topics go with the log's retention."""
-    access.take_away(sessions)
-    BrowserSession.objects.filter(pk__in=[session.pk for session in sessions]).delete()
+def end(found: QuerySet[BrowserSession]) -> int:
+    """Ends sessions -> how many. What waits for them goes with their queues, their topics with the log's retention."""
+    with transaction.atomic():
+        rows = list(found.select_for_update())
+        BrowserSession.objects.filter(pk__in=[session.pk for session in rows]).delete()
+    access.take_away(rows)
+    return len(rows)
 
 
 def purge() -> int:
-    """Ends those that have expired -> how many."""
+    """Ends those that have expired -> how many; after PURGE_SECONDS the others have to wait for the next time."""
+    until = time.monotonic() + PURGE_SECONDS
     ended = 0
-    while True:
-        late = list(
-            BrowserSession.objects.filter(expires_at__lte=timezone.now()).order_by("expires_at")[:ENDED_AT_ONCE]
+    while time.monotonic() < until:
+        late = BrowserSession.objects.filter(expires_at__lte=timezone.now()).order_by("expires_at", "pk")
+        if not (some := end(late[:ENDED_AT_ONCE])):
+            break
+        ended += some
+    return ended
+
+
+def delete_orphans() -> int:
+    """Deletes queues that are ours by their name, and that no session names -> how many. Raises what boto3 raises."""
+    until = time.monotonic() + PURGE_SECONDS
+    deleted = 0
+    for urls in queues.listed():
+        named = set(
+            BrowserSession.objects.filter(queue_name__in=map(queues.name_of, urls)).values_list("queue_name", flat=True)
         )
-        if not late:
-            return ended
-        end(late)
-        ended += len(late)
+        orphans = [url for url in urls if queues.name_of(url) not in named]
+        deleted += queues.delete([url for url in orphans if not queues.is_young(url)])
+        if time.monotonic() > until:
+            break
+    return deleted
 
 
 def _renew(session: BrowserSession, now: datetime) -> None:

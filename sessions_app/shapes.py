@@ -31,12 +31,18 @@ class Credentials(Struct, rename="camel"):
     expiration: datetime
     region: str
 
+    def __repr__(self) -> str:
+        return f"Credentials({self.access_key_id})"  # The rest is secret.
+
 
 class Key(Struct):
     """With which messages are encrypted from now on: AES-256-GCM, in base64."""
 
     id: str
     value: str
+
+    def __repr__(self) -> str:
+        return f"Key({self.id})"
 
 
 class Session(Struct, omit_defaults=True, kw_only=True):
@@ -76,7 +82,7 @@ class ReceiveRequest(Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class ReceivedMessage(Struct):
-    """A message, `body` as on a socket. `receipt` is for this time that it came."""
+    """A message, `body` as on a socket. `receipt` is for this time that it came; empty where it comes once only."""
 
     messageId: str
     receipt: str
@@ -91,7 +97,7 @@ class Acknowledgement(Struct, forbid_unknown_fields=True):
     receipts: Annotated[list[str], Meta(min_length=1, max_length=1000)]
 
 
-class Acknowledged(Struct):
+class SettledReceipts(Struct):
     """The receipts that held; the others are of messages that came again, or are done with."""
 
     acknowledged: list[str]

@@ -67,7 +67,8 @@ class OneSession(APIView):
 
     @extend_schema(operation_id="destroy_session", summary="End a session", responses={204: None, **ERRORS})
     def delete(self, request: Request, session: str) -> Response:
-        sessions.end([allowed(caller(request), session, "sessions:write")])
+        found = allowed(caller(request), session, "sessions:write")
+        sessions.end(BrowserSession.objects.filter(pk=found.pk))
         return Response(status=204)
 
 
@@ -89,12 +90,12 @@ class Acknowledgement(APIView):
         operation_id="acknowledge_session",
         summary="Say that messages are done with, so that they do not come again",
         request=shapes.Acknowledgement,
-        responses={200: shapes.Acknowledged, **ERRORS},
+        responses={200: shapes.SettledReceipts, **ERRORS},
     )
     def post(self, request: Request, session: str) -> Response:
         found = allowed(caller(request), session, "sessions:write")
         receipts = shaped(request.data, shapes.Acknowledgement).receipts
-        return Response(shapes.Acknowledged(receiving.acknowledge(found, receipts)))
+        return Response(shapes.SettledReceipts(receiving.acknowledge(found, receipts)))
 
 
 def allowed(principal: Principal, id: str, scope: str) -> BrowserSession:

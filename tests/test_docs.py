@@ -29,6 +29,7 @@ README, SETTINGS, PROTOCOL = ROOT / "README.md", ROOT / "docs/settings.md", ROOT
 NOTIFICATIONS, IDENTITY = ROOT / "docs/notifications.md", ROOT / "docs/identity.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 ROOMS = ("accounts", "adapters", "config", "demo", "leaderboards", "notifications", "presence", "realtime")
+ROOMS_THAT_COUNT = ("adapters", "presence", "realtime", "sessions_app")
 
 EXAMPLE_URL = "http://127.0.0.1:8000"
 SECONDS = 10
@@ -218,7 +219,7 @@ def test_files_commands_and_metrics_that_are_named_exist(page: Path) -> None:
         assert command in {*get_commands(), "up"}, command
     counted = "".join(
         (ROOT / path).read_text()
-        for path in ("realtime/metrics.py", "accounts/throttles.py", "adapters/metrics.py", "presence/metrics.py")
+        for path in ("accounts/throttles.py", *(f"{room}/metrics.py" for room in ROOMS_THAT_COUNT))
     )
     for metric in re.findall(r"`(fanfare_\w+)`", text):
         assert f'"{metric}"' in counted, metric

@@ -112,6 +112,13 @@ def failure(error: Exception, wanted: str) -> Outcome:
     return Outcome(f"{type(error).__name__}: {error}"[:500])
 
 
+def is_missing(error: Exception) -> bool:
+    """Whether AWS says that what was asked for does not exist."""
+    from botocore.exceptions import ClientError
+
+    return isinstance(error, ClientError) and _code(error.response) in _MISSING
+
+
 def refused(code: str, message: str, wanted: str) -> Outcome:
     """What it means that AWS has answered with an error, be it for a call or for one entry of it."""
     response = f"{code} {message}".strip()[:500]
@@ -131,6 +138,9 @@ def refused(code: str, message: str, wanted: str) -> Outcome:
 
 
 def _refusal(response: Mapping[str, Any], wanted: str) -> Outcome:
-    error = response.get("Error", {})
-    code = str(error.get("Code") or response.get("ResponseMetadata", {}).get("HTTPStatusCode") or "an error")
-    return refused(code.rpartition("#")[2], str(error.get("Message", "")), wanted)
+    return refused(_code(response), str(response.get("Error", {}).get("Message", "")), wanted)
+
+
+def _code(response: Mapping[str, Any]) -> str:
+    code = response.get("Error", {}).get("Code") or response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return str(code or "an error").rpartition("#")[2]

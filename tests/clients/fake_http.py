@@ -100,7 +100,7 @@ class Server:
                     exchange.start(404 if exchange.path == "/ws/" else 200 if there else 503, "text/html")
                 self.close_connection = True
 
-            do_POST = do_PUT = do_GET
+            do_POST = do_PUT = do_DELETE = do_GET
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -82,6 +82,21 @@ def test_the_inbox_on_the_page_about_it(page: Page, stack: Stack, said: list[str
     expect(page.locator("#bell")).to_have_text("0")
 
 
+def test_a_session_on_the_page_about_them(page: Page, stack: Stack, said: list[str]) -> None:
+    (code,) = blocks(ROOT / "docs/sessions.md", "js")
+    run(page, stack, code)
+    says(page, said, "state online")
+    stack.send({"user": "alice"}, "Hello")
+    says(page, said, "message user.alice Hello")
+    with stack.client() as client:
+        client.post("/api/inbox/read", json={"user": "alice", "all": True}).raise_for_status()
+        says(page, said, "event receipt")
+        (session,) = client.get("/api/sessions?user=alice").json()["sessions"]
+        stack.send({"session": session["sessionId"]}, 7)
+    says(page, said, f"message {session['topic']} 7")
+    assert not any(line.startswith("error") for line in said)
+
+
 def test_presence_and_rooms_on_the_page_about_them(page: Page, stack: Stack, said: list[str]) -> None:
     watching, rooms = blocks(ROOT / "docs/presence.md", "js")
     token = stack.token("alice", subscribe=["watch.*", "presence.lobby"])

@@ -1,6 +1,7 @@
 """docs/quickstart.md, followed to the letter: a page of one's own with a bell and a board."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ PATIENCE = 30.0
 def test_the_quick_start_leads_to_a_page_that_lives(
     make_stack: Callable[..., Stack], open_page: OpenPage, tmp_path: Path
 ) -> None:
-    start, key, curls = blocks(PAGE, "bash")
+    start, key, curls, _listening, _sending = blocks(PAGE, "bash")
     (html,), (site,) = blocks(PAGE, "html"), blocks(PAGE, "python")
     assert start.endswith("make run\n")
     assert key.startswith("export FANFARE_KEY=")
@@ -65,6 +66,25 @@ def _when_it_answers(url: str, process: "subprocess.Popen[bytes]") -> str:
     return url
 
 
+def test_one_shell_hears_what_another_one_sends(stack: Stack, tmp_path: Path) -> None:
+    listening, sending = (block.replace(EXAMPLE_URL, stack.web[0].url) for block in blocks(PAGE, "bash")[3:])
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "FANFARE_KEY": stack.api_key, "PATH": path}
+    printed = tmp_path / "printed"
+    with printed.open("w") as out:
+        listener = subprocess.Popen(
+            ["bash", "-ec", listening], env=environment, stdout=out, stderr=out, start_new_session=True
+        )
+        try:
+            eventually(lambda: "connected as ada" in printed.read_text(), PATIENCE, printed.read_text)
+            subprocess.run(["bash", "-ec", sending], env=environment, check=True, timeout=PATIENCE)
+            for text in ("It is your turn", "The match begins", "Good evening"):
+                eventually(lambda text=text: text in printed.read_text(), PATIENCE, printed.read_text)  # type: ignore[misc]
+        finally:
+            os.killpg(listener.pid, signal.SIGINT)
+            listener.wait(20)
+
+
 @pytest.mark.any_database
 def test_every_block_is_one_of_those() -> None:
-    assert PAGE.read_text().count("\n```") == 2 * 5
+    assert PAGE.read_text().count("\n```") == 2 * 7

@@ -15,6 +15,7 @@ INHERITED = {"addEventListener", "removeEventListener"}
 
 USE = """
 import { connect, FanfareError, type Client, type Position } from "fanfare-client";
+import { openSession, type SessionState } from "fanfare-client/sessions";
 
 const client: Client = connect({ getToken: async () => ({ token: "x", expires_at: 7 }), topics: { all: null } });
 client.addEventListener("message", ({ detail }) => detail.offset?.toFixed());
@@ -32,6 +33,11 @@ export async function use(since: Position): Promise<number> {
   return recovered ? unread : findings.length;
 }
 new FanfareError("a", "b");
+const session = openSession({ transport: "sqs", getToken: () => "x", onMessage: async ({ offset }) => offset });
+session.addEventListener("state", ({ detail }: { detail: SessionState }) => detail.retryAt?.toFixed());
+export const ended: Promise<void> = session.close();
+// @ts-expect-error
+openSession({ transport: "fax", onMessage: () => {} });
 """
 
 
@@ -57,6 +63,17 @@ def test_what_a_client_can_do_its_types_name_and_nothing_else() -> None:
     methods = set(re.findall(r"^  (?:async |get )?(\w+)\(", body(code, "class Client extends"), re.MULTILINE))
     named = set(re.findall(r"^  (?:readonly )?(\w+)[<(:]", body(types, "interface Client extends"), re.MULTILINE))
     assert named - INHERITED == methods - {"constructor"}
+
+
+def test_what_a_session_can_do_its_types_name_and_nothing_else() -> None:
+    module = STATIC / "fanfare-sessions.js"
+    code, types = module.read_text(), types_of(module)
+    methods = set(re.findall(r"^  (?:async |get )?(\w+)\(", body(code, "class Session extends"), re.MULTILINE))
+    named = set(re.findall(r"^  (?:readonly )?(\w+)[<(:]", body(types, "interface Session extends"), re.MULTILINE))
+    assert named - INHERITED == methods - {"constructor"}
+    options = set(re.findall(r"^  (\w+)\??:", body(types, "interface SessionOptions"), re.MULTILINE))
+    used = re.findall(r"const \{([\w\s,:=\"/.-]+)\} = this\.#options", code)
+    assert options >= {name for found in used for name in re.findall(r"(?:^|,)\s*(\w+)", found)}
 
 
 def test_what_a_client_dispatches_its_types_name_and_nothing_else() -> None:

@@ -18,11 +18,13 @@ from moto.core.model_instances import reset_model_data
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
-from tests.emulators import aws_batches, aws_events, aws_sns, aws_sqs
+from tests.emulators import aws_batches, aws_events, aws_sns, aws_sqs, aws_sts
 
 HOST = "127.0.0.1"
 REGION = "us-east-1"
 ACCOUNT = "123456789012"
+CORS = [("Access-Control-Allow-Origin", "*")]
+ALLOWED_HEADERS = "authorization, content-type, x-amz-date, x-amz-security-token, x-amz-target"
 
 
 @dataclass
@@ -41,7 +43,7 @@ class Aws:
     """What the tests see of it. Everything may be called from any thread."""
 
     def __init__(self) -> None:
-        for patch in (aws_sqs.patch, aws_sns.patch, aws_events.patch, aws_batches.patch):
+        for patch in (aws_sqs.patch, aws_sns.patch, aws_events.patch, aws_batches.patch, aws_sts.patch):
             patch(self)
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._failures: dict[str, Failure] = {}
@@ -126,6 +128,9 @@ class Aws:
         return self._calls[operation]
 
     def _app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] == "OPTIONS":  # A browser asks; nobody has signed that.
+            start_response("200 OK", [*CORS, ("Access-Control-Allow-Headers", ALLOWED_HEADERS)])
+            return []
         if environ["PATH_INFO"].endswith(aws_sns.CERTIFICATE_NAME):
             start_response("200 OK", [("Content-Type", "application/x-pem-file")])
             return [aws_sns.certificate()]
@@ -184,5 +189,5 @@ def answer(environ: dict[str, Any], failure: Failure, start_response: Callable[.
             "</Error><RequestId>0</RequestId></ErrorResponse>"
         )
     content = body.encode()
-    start_response(f"{failure.status} Failure", [("Content-Type", kind), ("Content-Length", str(len(content)))])
+    start_response(f"{failure.status} Failure", [("Content-Type", kind), ("Content-Length", str(len(content))), *CORS])
     return [content]

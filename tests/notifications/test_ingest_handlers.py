@@ -16,6 +16,7 @@ from notifications import handoff
 from notifications.models import Message, Receipt, Task
 from realtime import bus
 from realtime.frames import Event
+from sessions_app import sessions
 
 pytestmark = pytest.mark.django_db
 
@@ -287,10 +288,18 @@ def test_what_is_not_for_the_history_goes_to_who_listens_and_is_not_kept(
     assert not Message.objects.exists()
 
 
-def test_a_message_for_one_session_is_refused_and_not_sent_to_all_of_the_users() -> None:
-    status, why = refused("reuters", {"userId": 1, "sessionId": "s", "message": "hi"})
-    assert status == 422
-    assert why.startswith("refused: sessionId ")
+def test_a_message_for_one_session_is_not_sent_to_all_of_the_users() -> None:
+    for user in ("1", "2"):
+        sessions.open_session(f"tab-{user}", user, "", "poll", 60, "", "")
+    results = take(
+        "reuters",
+        {"userId": 1, "sessionId": "tab-1", "n": 1},
+        {"userId": 1, "sessionId": "tab-2", "n": 2},
+        {"userId": 1, "sessionId": "gone", "n": 3},
+        {"sessionId": "tab-2", "n": 4},
+    )
+    assert [one.error and one.error.code for one in results] == [None, "refused", "unknown_session", None]
+    assert topics() == ["session.tab-1", "session.tab-2"]
 
 
 @pytest.mark.parametrize("type", ["account", "user"])

@@ -110,6 +110,12 @@ NEEDS: dict[tuple[str, str], str | None] = {
     ("DELETE", "/api/leaderboards/<board>/<name>"): "leaderboards:write",
     ("POST", "/api/leaderboards/<board>/<name>/hide"): "leaderboards:write",
     ("POST", "/api/leaderboards/<board>/<name>/unhide"): "leaderboards:write",
+    ("GET", "/api/sessions"): "sessions:read",
+    ("POST", "/api/sessions"): "sessions:write",
+    ("GET", "/api/sessions/<session>"): "sessions:read",
+    ("DELETE", "/api/sessions/<session>"): "sessions:write",
+    ("POST", "/api/sessions/<session>/renew"): "sessions:write",
+    ("POST", "/api/sessions/<session>/ack"): "sessions:write",
     ("POST", "/api/events"): "events:write",
     ("GET", "/cache/<cache>"): "cache:read",
     ("PUT", "/cache/<cache>"): "cache:write",
@@ -153,6 +159,7 @@ OWN = {
     ("DELETE", "/api/token"),
     ("POST", "/api/presence"),
     ("GET", "/api/connections"),
+    ("GET", "/api/sessions"),
 }
 # What has no place for a text of bob's: that it shows anything, its own tests see.
 WITHOUT_TEXTS = {"/api/token", "/api/presence/<user>/history", "/api/leaderboards/<board>/windows"}
@@ -168,12 +175,20 @@ QUERIES: dict[tuple[str, str], list[str]] = {
     ("GET", "/api/tasks"): ["user=bob", "user=bob&state=failed"],
     ("GET", "/api/presence"): ["account=globex"],
     ("GET", "/api/connections"): ["user=bob", "account=globex"],
+    ("GET", "/api/sessions"): ["", "user=bob", "account=globex"],
     ("GET", "/api/leaderboards/<board>"): ["", "around=bob", "names=bob", "minScore=0&metadata=1", "window=1"],
     ("GET", "/api/leaderboards/<board>/<name>"): ["", "metadata=1"],
 }
 TO_BOB: list[dict[str, Any]] = [
     {"to": to, "data": 1}
-    for to in ({"user": "bob"}, {"users": ["bob"]}, {"account": "globex"}, {"topic": "globex-room"}, {"all": True})
+    for to in (
+        {"user": "bob"},
+        {"users": ["bob"]},
+        {"account": "globex"},
+        {"session": "bobs-tab"},
+        {"topic": "globex-room"},
+        {"all": True},
+    )
 ]
 BODIES: dict[tuple[str, str], list[Any]] = {
     ("POST", "/api/events"): [
@@ -181,6 +196,12 @@ BODIES: dict[tuple[str, str], list[Any]] = {
         {"detail-type": "cacheDelete", "detail": {"cacheName": "default", "key": CANARY}},
         {"Entries": [{"DetailType": "notify", "Detail": json.dumps(TO_BOB[0])}]},
     ],
+    ("POST", "/api/sessions"): [
+        {"user": "bob"},
+        {"user": "bob", "account": "globex", "session": "bobs-tab"},
+        {"account": "globex"},
+    ],
+    ("POST", "/api/sessions/<session>/ack"): [{"receipts": ["<receipt>"]}],
     ("POST", "/api/notifications"): TO_BOB,
     ("POST", "/api/notifications/batch"): [{"notifications": TO_BOB}],
     ("POST", "/api/tokens"): [
@@ -249,9 +270,10 @@ def filled(path: str, globex: Globex) -> list[str]:
         "connection": [globex.connection],
         "task_id": globex.tasks,
         "destination_id": [globex.destination],
-        "topic": [*BOBS_TOPICS, "session.bob", "control", "globex-room"],
+        "topic": [*BOBS_TOPICS, "session.bobs-tab", "control", "globex-room"],
         "cache": ["default"],
         "room": ["globex-room"],
+        "session": ["bobs-tab"],
         "board": [GLOBEX_BOARD],
         "pk": [str(Window.objects.get().pk)],
         "name": ["bob"],
@@ -437,6 +459,7 @@ TOPICS: dict[str, tuple[str, dict[str, str]]] = {
     "user": ("user.bob", {}),
     "account": ("account.globex", {}),
     "all": ("all", {"alice": "s", "alice, with rooms": "s"}),
+    "session": ("session.bobs-tab", {}),
     "topic": ("topic.globex-room", {}),
     "presence": ("presence.globex-room", {}),
     "watch": ("watch.bob", {}),
@@ -450,8 +473,8 @@ TOPIC_SCOPES = {
 }
 LOG_SCOPES = {"notifications:read": "s", "notifications:write": "p"}
 UNLISTED = [
-    "session.bob", "boards.scores", "board", "board.", "task.bob", "control", "presence", "presence.", "user", "user.",
-    "all.", "all.x",
+    "session", "session.", "boards.scores", "board", "board.", "task.bob", "control", "presence", "presence.", "user",
+    "user.", "all.", "all.x",
     ".", "USER.bob", "User.bob", " user.bob", "users.bob", "topic", "*", "user*", "..", "$SYS", "user:bob", "user/bob",
     "user%2ebob", "\0user.bob", "user.bob\0", "user.bob,user.alice", "account", "account.", "topic." + "x" * 201,
 ]  # fmt: skip
@@ -460,6 +483,7 @@ UNLISTED = [
 @pytest.mark.django_db
 def test_of_every_kind_of_topic_it_is_said_who_may_do_what(settings: LazySettings) -> None:
     assert set(TOPICS) == set(settings.REALTIME_TOPICS), "Say in TOPICS who may subscribe and publish."
+    Globex()
     callers = {name: text for name, text in credentials().items() if text}
     callers |= {scope: service([scope]) for scope in SCOPES}
     for kind, (topic, allowed) in TOPICS.items():

@@ -26,6 +26,8 @@ from notifications.log import Draft, accept
 from notifications.models import Marker, Message, Receipt, Task, Topic
 from presence import registry, room_veils, rooms
 from presence.models import Presence, Transition
+from sessions_app import sessions
+from sessions_app.models import BrowserSession
 
 CLAIM = "claim-of-bobs-task"
 CANARY = "canary-7f3a"  # Stands in everything that is bob's or his account's.
@@ -107,6 +109,7 @@ class Globex:
         Presence.objects.create(user="bob", text=CANARY, version=1)
         self._connect()
         caches.put(caches.find("default"), CANARY.encode(), CANARY.encode(), TTL)
+        sessions.open_session("bobs-tab", "bob", "globex", "poll", TTL, "192.0.2.66", CANARY)
         board, _new = boards.put(GLOBEX_BOARD, {"read": "service"}, None)
         submit(board, [Score("bob", 7, metadata=f'"{CANARY}"')], "system:test")
         Transition.objects.create(user="bob", seq=1, status="ONLINE", reason="opened", at=timezone.now())
@@ -163,6 +166,7 @@ class Globex:
             list(Destination.objects.order_by("pk").values()),
             list(Delivery.objects.order_by("pk").values()),
             list(QueuedEvent.objects.order_by("pk").values()),
+            list(BrowserSession.objects.order_by("pk").values()),
             [list(rows.objects.order_by("pk").values()) for rows in (Board, Window, Entry, Submission)],
             list(Presence.objects.filter(pk="bob").values()),
             list(Transition.objects.filter(user="bob").order_by("pk").values()),

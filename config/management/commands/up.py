@@ -199,6 +199,7 @@ def commands() -> dict[str, list[str]]:
     celery = [*python, "celery", "--quiet", "--app", "config"]
     worker = [*celery, "worker", "--loglevel", "WARNING"]
     worker += ["--without-gossip", "--without-mingle"] if settings.SQS_BROKER else []
+    sessions = [*worker, "--queues", "sessions", "--concurrency", str(settings.SESSION_PROCESSES), "-n", "sessions@%h"]
     consumed = any(source.consumed for source in sources().values())
     schedule = str(settings.FANFARE_HOME / "beat")
     return {
@@ -214,6 +215,7 @@ def commands() -> dict[str, list[str]]:
             "-n",
             "outside@%h",
         ],
+        **({"sessions": sessions} if settings.SESSION_ROLE_ARN else {}),
         "beat": [*celery, "beat", "--schedule", schedule, "--pidfile=", "--loglevel", "WARNING"],
         **({"consume": [sys.executable, str(settings.BASE_DIR / "manage.py"), "consume"]} if consumed else {}),
     }

@@ -95,26 +95,40 @@ def test_a_server_without_sessions_is_told_in_words(monkeypatch: pytest.MonkeyPa
     missing = answer(404, {"error": {"code": "not_found", "message": "There is no such route."}})
     with Hostile(missing) as server:
         monkeypatch.setenv("FANFARE_URL", server.url)
-        for arguments in (["create", "acme", "ann"], ["listen", "s1"]):
+        for arguments in (["create", "--user", "ann"], ["listen", "s1"], ["list"]):
             status, _, complaint = fanfare("session", *arguments)
             assert status == 1
             assert "This server has no sessions" in complaint
 
 
-def test_sessions(monkeypatch: pytest.MonkeyPatch, fanfare: Fanfare) -> None:
-    made = {
-        "sessionId": "s1",
-        "accountId": "acme",
-        "userId": "ann",
-        "transport": "poll",
-        "expires_at": "2030-01-31T12:00:00Z",
-    }
-    message = {"messageId": "m1", "receipt": "r1", "body": {"event": "message"}}
-    with Hostile(answer(201, {"session": made}), answer(200, {"messages": [message]}), answer(204, b"")) as server:
-        monkeypatch.setenv("FANFARE_URL", server.url)
-        assert fanfare("session", "create", "acme", "ann")[1].split()[:2] == ["s1", "poll"]
-        assert lines(fanfare("session", "listen", "s1", "-n", "1", "-o", "json")[1])[0]["message_id"] == "m1"
-        assert server.requests[-1].endswith(b'{"receipts":["r1"]}')
+def test_sessions(fanfare: Fanfare, client: Client) -> None:
+    whose = ("--user", "hal", "--account", "house")
+    (made,) = lines(fanfare("session", "create", *whose, "--session", "hals", "-o", "json")[1])
+    assert (made["session_id"], made["transport"], made["retention"]) == ("hals", "poll", 3600)
+    assert fanfare("session", "list", "--user", "hal")[1].split()[:4] == ["hals", "poll", "hal", "house"]
+    for target in (["--session", "hals"], ["--user", "hal"], ["--account", "house"]):
+        assert fanfare("send", *target, target[0][2:])[0] == 0
+    printed = fanfare("session", "listen", "hals", "-n", "3", "-o", "json")[1]
+    heard = [line["data"]["text"] for line in lines(printed) if line["event"] == "message"]
+    assert heard == ["session", "user", "account"]
+    assert client.sessions.receive("hals", wait=0) == []
+    assert fanfare("session", "destroy", "hals")[0] == 0
+    status, _, complaint = fanfare("session", "listen", "hals")
+    assert (status, complaint.split(":")[1].strip()) == (1, "unknown_session")
+
+
+def test_a_session_that_is_made_to_listen_ends_with_it(town: Stack, client: Client, tmp_path: Path) -> None:
+    environment = {**os.environ, "FANFARE_URL": town.web[0].url, "FANFARE_KEY": town.api_key}
+    with (tmp_path / "out").open("w") as out:
+        command = [FANFARE, "session", "listen", "--user", "ivo"]
+        listener = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+        eventually(lambda: "connected as ivo" in (tmp_path / "out").read_text(), 20)
+        client.send("ivo", {"text": "Hello"})
+        eventually(lambda: "Hello" in (tmp_path / "out").read_text(), 20)
+        assert len(list(client.sessions.all(user="ivo"))) == 1
+        listener.send_signal(signal.SIGINT)
+        assert listener.wait(10) == 130
+    assert list(client.sessions.all(user="ivo")) == []
 
 
 def test_doctor(fanfare: Fanfare, monkeypatch: pytest.MonkeyPatch) -> None:

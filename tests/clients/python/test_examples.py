@@ -11,7 +11,7 @@ from tests.servers import Stack
 from tests.test_docs import ROOT, blocks
 
 SECONDS = 60
-GUIDE, NOTIFICATIONS = ROOT / "docs/clients.md", ROOT / "docs/notifications.md"
+GUIDE, NOTIFICATIONS, SESSIONS = (ROOT / f"docs/{page}.md" for page in ("clients", "notifications", "sessions"))
 README = ROOT / "clients/python/README.md"
 
 
@@ -30,7 +30,7 @@ def run(command: list[str], town: Stack, **more: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("block", examples("python", GUIDE, README))
+@pytest.mark.parametrize("block", examples("python", GUIDE, SESSIONS, README))
 def test_python_examples_run(block: str, town: Stack) -> None:
     assert run([sys.executable, "-W", "error", "-c", block], town)
 

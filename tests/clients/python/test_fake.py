@@ -90,6 +90,43 @@ def test_the_rest(client_of: ClientOf) -> None:
         assert refused.value.status == 404
 
 
+def test_sessions(client_of: ClientOf) -> None:
+    client = client_of(None)
+    made = client.sessions.create("fake-dee", "fake-house", session="fake-tab")
+    assert (made.session_id, made.user_id, made.account_id, made.transport) == (
+        "fake-tab",
+        "fake-dee",
+        "fake-house",
+        "poll",
+    )
+    assert made.expires_at > made.last_seen_at
+    for to in ({"session": "fake-tab"}, {"user": "fake-dee"}, {"account": "fake-house"}, {"all": True}):
+        client.send(to, to)
+    with client_of("fake-dee").sessions.listen("fake-tab") as events:
+        assert until(events, Connected).user == "fake-dee"
+        assert [until(events, Message).data for _ in range(4)] == [
+            {"session": "fake-tab"},
+            {"user": "fake-dee"},
+            {"account": "fake-house"},
+            {"all": True},
+        ]
+    assert client.sessions.receive("fake-tab", wait=0) == []
+    client.send("fake-dee", 5)
+    (one,) = client.sessions.receive("fake-tab")
+    assert (one.body["data"], client.sessions.receive("fake-tab", wait=0)) == (5, [])
+    assert client.sessions.acknowledge("fake-tab", [one.receipt, "no such"]) == [one.receipt]
+    assert client.sessions.renew("fake-tab").created_at == made.created_at
+    assert [each.session_id for each in client.sessions.all(user="fake-dee", page_size=1)] == ["fake-tab"]
+    assert client.sessions.get("fake-tab").topic == "session.fake-tab"
+    with pytest.raises(FanfareError, match="unknown_session"):
+        client_of("fake-cy").sessions.get("fake-tab")
+    with pytest.raises(FanfareError, match="session_taken"):
+        client_of("fake-cy").sessions.create(session="fake-tab")
+    client.sessions.end("fake-tab")
+    with pytest.raises(FanfareError, match="unknown_session"), client.sessions.listen("fake-tab") as events:
+        next(events)
+
+
 def test_what_was_sent_is_there_to_look_at(fake: FakeFanfare) -> None:
     fake.client().send({"topic": "room-1"}, {"text": "Hi"}, "chat")
     (sent,) = fake.sent

@@ -5,7 +5,8 @@ from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from fanfare_client.calls import Call, Following, Page
+from fanfare_client.calls import Call, Following, Page, Reply
+from fanfare_client.conversation import Exchange, Failure
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -13,6 +14,8 @@ T = TypeVar("T")
 
 class Runs(Protocol):
     def run(self, call: Call[T]) -> T: ...
+
+    def exchange(self, step: Exchange) -> Reply | Failure: ...
 
 
 class Area:

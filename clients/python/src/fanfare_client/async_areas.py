@@ -3,8 +3,12 @@
 from typing import TypeVar
 
 from fanfare_client.async_asking import AsyncArea, AsyncAreaOf, ask, ask_of, every, every_of
-from fanfare_client.calls import Call
-from fanfare_client.routes import boards, inbox, notifications, outside, presence, tasks, users
+from fanfare_client.async_session_live import AsyncSessionListener
+from fanfare_client.calls import Call, Reply
+from fanfare_client.conversation import Exchange, Failure
+from fanfare_client.routes import boards, inbox, notifications, outside, presence, sessions, tasks, users
+from fanfare_client.session_listening import SessionListening
+from fanfare_client.session_shapes import Session
 
 T = TypeVar("T")
 
@@ -109,12 +113,21 @@ class AsyncClientMessages(AsyncArea):
 
 
 class AsyncSessions(AsyncArea):
-    create = ask(outside.create_session)
-    get = ask(outside.session)
-    renew = ask(outside.renew_session)
-    end = ask(outside.end_session)
-    receive = ask(outside.receive_session)
-    acknowledge = ask(outside.acknowledge_session)
+    create = ask(sessions.create)
+    get = ask(sessions.get)
+    all = every(sessions.every)
+    renew = ask(sessions.renew)
+    end = ask(sessions.end)
+    receive = ask(sessions.receive)
+    acknowledge = ask(sessions.acknowledge)
+
+    def listen(self, session: str | Session, *, visibility: int = 30) -> AsyncSessionListener:
+        """What waits for a session and what comes, of either transport, for as long as one goes through it.
+
+        A message is done with when the next one is asked for, or a `with` block is left without an error. What is not
+        comes again after `visibility` seconds. `session`: its id, or what `create` has returned.
+        """
+        return AsyncSessionListener(self._client, SessionListening(session, visibility))
 
 
 class AsyncAreas(AsyncArea):
@@ -144,4 +157,8 @@ class AsyncAreas(AsyncArea):
 
     async def run(self, call: Call[T]) -> T:
         """Carries out a call. Raises FanfareError."""
+        raise NotImplementedError
+
+    async def exchange(self, step: Exchange) -> Reply | Failure:
+        """Sends a request, and reads the answer to its end."""
         raise NotImplementedError

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from fanfare_client.asking import like
-from fanfare_client.calls import Call, Following, Page
+from fanfare_client.calls import Call, Following, Page, Reply
+from fanfare_client.conversation import Exchange, Failure
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -12,6 +13,8 @@ T = TypeVar("T")
 
 class AsyncRuns(Protocol):
     async def run(self, call: Call[T]) -> T: ...
+
+    async def exchange(self, step: Exchange) -> Reply | Failure: ...
 
 
 class AsyncArea:

@@ -67,7 +67,7 @@ class AsyncClient(AsyncAreas):
                 case Wait(seconds):
                     await asyncio.sleep(seconds)
                 case Exchange():
-                    outcome = await self._exchange(step)
+                    outcome = await self.exchange(step)
 
     async def token(self, stale: str | None = None) -> str:
         """What to authenticate with now; `stale` is not good any more."""
@@ -79,13 +79,15 @@ class AsyncClient(AsyncAreas):
                 self._held = credentials.usable(await fresh if inspect.isawaitable(fresh) else fresh)
             return self._held
 
-    async def _exchange(self, step: Exchange) -> Reply | Failure:
+    async def exchange(self, step: Exchange) -> Reply | Failure:
+        """Sends a request, and reads the answer to its end."""
+        origin = step.origin or self.url
         try:
             async with (
                 asyncio.timeout(step.seconds),
                 self._http.stream(
                     step.method,
-                    self.url + step.target,
+                    origin + step.target,
                     headers=step.headers,
                     content=step.body,
                     timeout=step.seconds,
@@ -98,9 +100,9 @@ class AsyncClient(AsyncAreas):
                         return Failure(True, f"The answer has more than {BODY_MAX_BYTES} bytes: it is not Fanfare's.")
                 return Reply(response.status_code, response.headers, bytes(body))
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            return Failure(False, f"{self.url} cannot be reached: {error}")
+            return Failure(False, f"{origin} cannot be reached: {error}")
         except (httpx.HTTPError, httpx.StreamError, TimeoutError) as error:
-            return Failure(True, f"{self.url} did not answer: {error or type(error).__name__}")
+            return Failure(True, f"{origin} did not answer: {error or type(error).__name__}")
 
     async def close(self) -> None:
         await self._http.aclose()

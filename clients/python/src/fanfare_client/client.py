@@ -66,7 +66,7 @@ class Client(Areas):
                 case Wait(seconds):
                     time.sleep(seconds)
                 case Exchange():
-                    outcome = self._exchange(step)
+                    outcome = self.exchange(step)
 
     def token(self, stale: str | None = None) -> str:
         """What to authenticate with now; `stale` is not good any more."""
@@ -77,13 +77,15 @@ class Client(Areas):
                 self._held = credentials.usable(self._key())
             return self._held
 
-    def _exchange(self, step: Exchange) -> Reply | Failure:
+    def exchange(self, step: Exchange) -> Reply | Failure:
+        """Sends a request, and reads the answer to its end."""
+        origin = step.origin or self.url
         try:
             with (
                 within(step.seconds),
                 self._http.stream(
                     step.method,
-                    self.url + step.target,
+                    origin + step.target,
                     headers=step.headers,
                     content=step.body,
                     timeout=step.seconds,
@@ -96,9 +98,9 @@ class Client(Areas):
                         return Failure(True, f"The answer has more than {BODY_MAX_BYTES} bytes: it is not Fanfare's.")
                 return Reply(response.status_code, response.headers, bytes(body))
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            return Failure(False, f"{self.url} cannot be reached: {error}")
+            return Failure(False, f"{origin} cannot be reached: {error}")
         except (httpx.HTTPError, httpx.StreamError) as error:
-            return Failure(True, f"{self.url} did not answer: {error or type(error).__name__}")
+            return Failure(True, f"{origin} did not answer: {error or type(error).__name__}")
 
     def close(self) -> None:
         self._http.close()

@@ -52,13 +52,15 @@ class GetToken:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Send this, and read the answer to its end, within `seconds` -> Reply or Failure."""
+    """Send this, and read the answer to its end, within `seconds` -> Reply or Failure. `origin`: to another server
+    than Fanfare."""
 
     method: str
     target: str
     headers: dict[str, str]
     body: bytes | None
     seconds: float
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,6 +208,18 @@ def parsed(frame: str | bytes, shape: Any) -> Any:
         raise FanfareError(1007, "bad_reply", f"A frame that is not Fanfare's: {error}. Is the URL right?") from error
 
 
+def event_of(body: Any) -> Event | None:
+    """What came for a session; None where it is new to this version. Raises FanfareError."""
+    kind = str(body.get("event")) if isinstance(body, dict) else ""
+    try:
+        if kind == "reset":
+            frame = msgspec.convert(body, TopicFrame)
+            return Reset(topic=frame.topic, position=Position(epoch=frame.epoch, offset=frame.offset))
+        return msgspec.convert(body, PASSED_ON[kind]) if kind in PASSED_ON else None
+    except msgspec.ValidationError as error:
+        raise FanfareError(200, "bad_reply", f"An event that is not Fanfare's: {error}.") from error
+
+
 def presence_event(frame: str | bytes) -> PresenceEvent:
     """Of both forms: several users of `watch`, or the one of a topic."""
     fields = parsed(frame, dict[str, Any])

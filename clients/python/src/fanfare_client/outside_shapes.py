@@ -1,4 +1,4 @@
-"""What the server answers about leaderboards, sessions, and what goes outside."""
+"""What the server answers about leaderboards, and about what goes outside."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -154,27 +154,4 @@ class ClientMessage:
     message_id: str
     receipt: str
     received: int = 1
-    body: Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """A mailbox of a device. `sqs_url`, `credentials` and `key` are there for the transport `sqs`, once."""
-
-    session_id: str
-    account_id: str
-    user_id: str
-    transport: str
-    expires_at: datetime
-    sqs_url: str | None = None
-    credentials: Mapping[str, Any] | None = None
-    key: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionMessage:
-    """`body` is the `message` event."""
-
-    message_id: str
-    receipt: str
     body: Any

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return actions.ACTIONS[options.action](client, options, Output(options.output == "json"))
     except FanfareError as error:
         return _fail(str(error), 1)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
         return 130

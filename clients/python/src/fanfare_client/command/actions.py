@@ -1,7 +1,7 @@
 """What each command does. A function returns the exit status."""
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -9,7 +9,8 @@ from fanfare_client.client import Client
 from fanfare_client.command.doctor import doctor
 from fanfare_client.command.output import Output
 from fanfare_client.errors import FanfareError
-from fanfare_client.events import Connected, Disconnected, Refused
+from fanfare_client.events import Connected, Disconnected, Event, Refused
+from fanfare_client.session_shapes import Session
 from fanfare_client.shapes import START, Message, Presence
 
 
@@ -19,8 +20,9 @@ def send(client: Client, options: Namespace, output: Output) -> int:
     to: dict[str, Any] = {"all": True}
     if options.user:
         to = {"user": options.user[0]} if len(options.user) == 1 else {"users": options.user}
-    elif options.account or options.topic:
-        to = {"account": options.account} if options.account else {"topic": options.topic}
+    for kind in ("account", "session", "topic"):
+        if named := getattr(options, kind):
+            to = {kind: named}
     data = options.data if options.text is None else {"text": options.text}
     sent = client.send(
         to, data, options.type, ttl=options.ttl, send_at=options.at, key=options.label, store=not options.ephemeral
@@ -33,24 +35,29 @@ def send(client: Client, options: Namespace, output: Output) -> int:
 def tail(client: Client, options: Namespace, output: Output) -> int:
     if options.from_start and not options.topics:
         raise ValueError("Name the topics that are to begin at their start.")
-    count = 0
     with client.listen(options.topics or None, since=START if options.from_start else None) as events:
-        for event in events if options.n != 0 else ():
-            match event:
-                case Message():
-                    output.event(event, event.created_at, event.topic, event.offset or "-", event.type, event.data)
-                    count += 1
-                case Connected():
-                    output.note("connected" + (f" as {event.user}" if event.user else ""))
-                case Disconnected():
-                    output.note(f"not connected: {event.reason} ({event.code}); again in {event.pause:.1f} s")
-                case Refused():
-                    output.note(f"{event.topic}: {event.code}: {event.message}")
-                case _:
-                    output.event(event, type(event).__name__, event)
-            if options.n is not None and count >= options.n:
-                break
+        _print(events, options, output)
     return 0
+
+
+def _print(events: Iterable[Event], options: Namespace, output: Output) -> None:
+    """What a listener gets, until so many messages have come."""
+    count = 0
+    for event in events if options.n != 0 else ():
+        match event:
+            case Message():
+                output.event(event, event.created_at, event.topic, event.offset or "-", event.type, event.data)
+                count += 1
+            case Connected():
+                output.note("connected" + (f" as {event.user}" if event.user else ""))
+            case Disconnected():
+                output.note(f"not connected: {event.reason} ({event.code}); again in {event.pause:.1f} s")
+            case Refused():
+                output.note(f"{event.topic}: {event.code}: {event.message}")
+            case _:
+                output.event(event, type(event).__name__, event)
+        if options.n is not None and count >= options.n:
+            break
 
 
 def inbox(client: Client, options: Namespace, output: Output) -> int:
@@ -126,11 +133,18 @@ def token(client: Client, options: Namespace, output: Output) -> int:
 
 def session(client: Client, options: Namespace, output: Output) -> int:
     try:
-        if options.deed == "create":
-            made = client.sessions.create(options.account, options.user, session=options.session)
-            output.show(made, made.session_id, made.transport, made.expires_at)
-        else:
-            _listen_to_session(client, options, output)
+        match options.deed:
+            case "create":
+                _show_session(_create_session(client, options), output)
+            case "list":
+                found = client.sessions.all(user=options.user, account=options.account)
+                for one in islice(found, options.n):
+                    _show_session(one, output)
+            case "destroy":
+                for id in options.ids:
+                    client.sessions.end(id)
+            case "listen":
+                _listen_to_session(client, options, output)
     except FanfareError as error:
         if (error.status, error.code) != (404, "not_found"):
             raise
@@ -138,15 +152,32 @@ def session(client: Client, options: Namespace, output: Output) -> int:
     return 0
 
 
+def _create_session(client: Client, options: Namespace) -> Session:
+    return client.sessions.create(
+        options.user,
+        options.account,
+        session=options.session,
+        transport=options.transport,
+        retention=options.retention,
+    )
+
+
+def _show_session(one: Session, output: Output) -> None:
+    output.show(one, one.session_id, one.transport, one.user_id, one.account_id or "-", one.expires_at)
+
+
 def _listen_to_session(client: Client, options: Namespace, output: Output) -> None:
-    count = 0
-    while options.n is None or count < options.n:
-        messages = client.sessions.receive(options.id)
-        for message in messages:
-            output.show(message, message.message_id, message.body)
-        if messages:
-            client.sessions.acknowledge(options.id, [message.receipt for message in messages])
-        count += len(messages)
+    """One that is named goes on afterwards; else it is made for this, and ends with it."""
+    if options.id:
+        with client.sessions.listen(options.id) as events:
+            return _print(events, options, output)
+    made = _create_session(client, options)
+    output.note(f"session {made.session_id}")
+    try:
+        with client.sessions.listen(made) as events:
+            return _print(events, options, output)
+    finally:
+        client.sessions.end(made.session_id)
 
 
 def redrive(client: Client, options: Namespace, output: Output) -> int:

@@ -26,6 +26,7 @@ def _sending(commands: Commands, output: ArgumentParser) -> None:
     to = send.add_mutually_exclusive_group(required=True)
     to.add_argument("--user", action="append", help="may be given several times")
     to.add_argument("--account")
+    to.add_argument("--session", help="one browser session")
     to.add_argument("--topic", help="for topic.NAME: the NAME")
     to.add_argument("--all", action="store_true", help="everybody")
     send.add_argument("text", nargs="?", help='sent as {"text": TEXT}')
@@ -93,16 +94,25 @@ def _tokens(commands: Commands, output: ArgumentParser) -> None:
 
 
 def _sessions(commands: Commands, output: ArgumentParser) -> None:
-    session = commands.add_parser("session", help="mailboxes of devices").add_subparsers(
+    session = commands.add_parser("session", help="browser sessions").add_subparsers(
         dest="deed", required=True, metavar="DEED"
     )
-    create = session.add_parser("create", parents=[output])
-    create.add_argument("account")
-    create.add_argument("user")
-    create.add_argument("--session", help="its id, to find it again")
-    listen = session.add_parser("listen", parents=[output])
-    listen.add_argument("id")
+    create = session.add_parser("create", parents=[output], help="make one, or go on with one")
+    listen = session.add_parser("listen", parents=[output], help="print what comes, until Ctrl-C")
+    listen.add_argument("id", nargs="?", help="unless given, one is made, and ends when this does")
     listen.add_argument("-n", type=int, metavar="COUNT", help="end after so many messages")
+    listing = session.add_parser("list", parents=[output])
+    listing.add_argument("-n", type=int, default=20, metavar="COUNT", help="20 unless given")
+    for one in (create, listen, listing):
+        one.add_argument("--user", help="whose; services have to say")
+        one.add_argument("--account")
+    create.add_argument("--session", help="its id, to find it again")
+    listen.set_defaults(session=None)
+    for one in (create, listen):
+        one.add_argument("--transport", choices=("poll", "sqs"), default="poll")
+        one.add_argument("--retention", type=int, metavar="SECONDS", help="for which a message waits")
+    destroy = session.add_parser("destroy", parents=[output])
+    destroy.add_argument("ids", nargs="+", metavar="ID")
 
 
 def _operations(commands: Commands, output: ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""What goes outside and comes from there: destinations, deliveries, clients' messages, sessions of devices."""
+"""What goes outside and comes from there: destinations, deliveries, clients' messages."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -8,7 +8,7 @@ import msgspec
 
 from fanfare_client import calls
 from fanfare_client.calls import Call, Page, Reply, given, moment, path, snake_case
-from fanfare_client.outside_shapes import ClientMessage, Delivery, Destination, Session, SessionMessage
+from fanfare_client.outside_shapes import ClientMessage, Delivery, Destination
 
 
 def create_destination(
@@ -86,49 +86,7 @@ def acknowledge(receipts: Sequence[str]) -> Call[int]:
     return calls.post(path("client-messages", "ack"), calls.inside("acknowledged", int), {"receipts": list(receipts)})
 
 
-def create_session(
-    account: str, user: str, *, session: str | None = None, transport: str = "poll", retention: int | None = None
-) -> Call[Session]:
-    """A mailbox for a device of a user; the same user's is found again by its id."""
-    body = {"account": account, "user": user, "transport": transport, **given(session=session, retention=retention)}
-    return calls.post(path("sessions"), _session, body)
-
-
-def session(id: str) -> Call[Session]:
-    return calls.get(path("sessions", id), _session)
-
-
-def renew_session(id: str) -> Call[Session]:
-    return calls.post(path("sessions", id, "renew"), _session, {})
-
-
-def end_session(id: str) -> Call[None]:
-    return calls.delete(path("sessions", id), calls.nothing)
-
-
-def receive_session(id: str, *, wait: float = 20.0, max: int = 10, visibility: int = 30) -> Call[list[SessionMessage]]:
-    """What came for a session, lent for `visibility` seconds."""
-    body = {"wait": wait, "max": max, "visibility": visibility}
-    return calls.post(path("sessions", id, "receive"), _session_messages, body, wait=wait)
-
-
-def acknowledge_session(id: str, receipts: Sequence[str]) -> Call[None]:
-    return calls.post(path("sessions", id, "ack"), calls.nothing, {"receipts": list(receipts)})
-
-
-def _items(reply: Reply) -> list[Any]:
-    fields = msgspec.json.decode(reply.body, type=dict[str, Any])
-    return [snake_case(item) for item in msgspec.convert(fields.get("messages"), list[Any])]
-
-
 def _client_messages(reply: Reply) -> list[ClientMessage]:
-    return msgspec.convert(_items(reply), list[ClientMessage])
-
-
-def _session_messages(reply: Reply) -> list[SessionMessage]:
-    return msgspec.convert(_items(reply), list[SessionMessage])
-
-
-def _session(reply: Reply) -> Session:
     fields = msgspec.json.decode(reply.body, type=dict[str, Any])
-    return msgspec.convert(snake_case(fields.get("session", fields)), Session)
+    messages = msgspec.convert(fields.get("messages"), list[Any])
+    return msgspec.convert([snake_case(message) for message in messages], list[ClientMessage])

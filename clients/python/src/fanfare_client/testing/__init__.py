@@ -10,15 +10,16 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from fanfare_client.client import Client
+from fanfare_client.testing.refusals import Refusal
 from fanfare_client.testing.sockets import Sockets
-from fanfare_client.testing.world import Refusal, World
+from fanfare_client.testing.world import World
 
 
 class FakeFanfare:
     """Use as a context manager. `key` is a service's API key; `token(user)` is a user's token.
 
-    It knows notifications, the inbox, tasks, presence, leaderboards that keep the best, users, tokens, and the live
-    connection; other routes answer 501 `not_faked`. It keeps no retention, rights, rates or windows.
+    It knows notifications, the inbox, tasks, presence, leaderboards that keep the best, users, tokens, sessions that
+    poll, and the live connection; other routes answer 501 `not_faked`. It keeps no retention, rights, rates or windows.
     """
 
     key = "ff_fake"

@@ -11,7 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
-from fanfare_client.testing.world import EPOCH, Json, Refusal, World
+from fanfare_client.testing.refusals import Json, Refusal
+from fanfare_client.testing.world import EPOCH, World
 
 
 @dataclass(eq=False)

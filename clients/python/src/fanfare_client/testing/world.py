@@ -1,33 +1,23 @@
 """What the fake knows, and what its routes do with it."""
 
-import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-Json = dict[str, Any]
+from fanfare_client.testing.refusals import Json, Refusal, now
+from fanfare_client.testing.sessions import Sessions
+
 EPOCH = "fake"
 
 
-class Refusal(Exception):
-    def __init__(self, status: int, code: str, message: str = "The fake refuses this, as the server would.") -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
-
-
-class World:
+class World(Sessions):
     """`listeners` are told of each event: its topic, and the event."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.listeners: list[Callable[[str, Json], None]] = []
+        super().__init__()
+        self.listeners: list[Callable[[str, Json], None]] = [self.put]
         self.connected: defaultdict[str, int] = defaultdict(int)
         self.logs: defaultdict[str, list[Json]] = defaultdict(list)
         self._sent: list[Json] = []
@@ -87,9 +77,9 @@ class World:
                 return ["all"]
             case [("users", list(users))]:
                 return [f"user.{user}" for user in dict.fromkeys(users)]
-            case [(("user" | "account" | "topic") as kind, str(name))]:
+            case [(("user" | "account" | "session" | "topic") as kind, str(name))]:
                 return [f"{kind}.{name}"]
-        raise Refusal(400, "malformed", "to: exactly one of user, users, account, topic, all.")
+        raise Refusal(400, "malformed", "to: exactly one of user, users, account, session, topic, all.")
 
     def _store(self, topic: str, body: Json, sender: str | None) -> Json:
         stored = body.get("store", True) and not body.get("send_at")
