@@ -139,6 +139,7 @@ class PublishToTopic(APIView):
         parameters=[
             CACHE,
             OpenApiParameter("topic", str, OpenApiParameter.PATH, description="1-200 bytes of printable text."),
+            IDEMPOTENCY_KEY,
             query("token", "The credential, instead of the Authorization header."),
         ],
         request={"text/plain": OpenApiTypes.STR, "application/octet-stream": OpenApiTypes.BINARY},
@@ -147,7 +148,8 @@ class PublishToTopic(APIView):
     def post(self, request: Request, cache: str, topic: str) -> Response:
         found = caches.find(cache)
         data = sequences.data_of(raw_body(request), request.headers.get("Content-Type", ""))
-        (result,) = accept([draft(published(found, topic, data), caller(request))])
+        claim = claimed(request, "topics", cache, topic)
+        (result,) = accept([draft(published(found, topic, data), caller(request), claim)])
         if result.refused:
             raise result.refused
-        return Response(status=204)
+        return Response(status=204, headers={"Idempotent-Replayed": "true"} if result.replayed else None)

@@ -5,7 +5,6 @@ that grows with each time. Any number of consumers share a queue.
 """
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -89,7 +88,7 @@ class Queue:
 
     def _record(self, message: Message) -> Record:
         body = message["Body"].encode()
-        own = message.get("MessageAttributes", {}).get("id", {}).get("StringValue", "") or _deduplication_id(message)
+        own = message.get("MessageAttributes", {}).get("id", {}).get("StringValue", "")
         record = opened(self._source, Record(message["MessageId"], body))
         return Record(own, record.body) if own else record
 
@@ -164,15 +163,6 @@ def _turns(messages: Sequence[Message]) -> Iterator[list[Message]]:
 def _group(message: Message) -> str | None:
     found: str | None = message["Attributes"].get("MessageGroupId")
     return found
-
-
-def _deduplication_id(message: Message) -> str:
-    """The one that the sender gave. SQS can make it of the body, too: then two messages that say the same would be one.
-
-    SQS forgets them after five minutes, records are known for days.
-    """
-    found: str = message["Attributes"].get("MessageDeduplicationId", "")
-    return "" if found == hashlib.sha256(message["Body"].encode()).hexdigest() else found
 
 
 def _age(message: Message) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.conf import LazySettings
 from django.db import OperationalError
+from moto.sqs import models as sqs_models
 
 from adapters import ingest as ingesting
 from adapters.aws import clients
@@ -18,6 +19,7 @@ from adapters.models import FailedRecord
 from adapters.sources import sqs
 from notifications.models import Message
 from tests.adapters.consuming import BAD, Queue, consuming, dead, good, taken, until
+from tests.emulators import aws_sqs
 from tests.emulators.aws import Aws
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -190,18 +192,27 @@ def test_in_a_fifo_queue_what_fails_is_not_overtaken_by_its_group(fifo: Queue, s
     assert len(dead()) == 1
 
 
-def test_the_deduplication_id_is_the_records_but_not_one_made_of_the_body(aws: Aws, settings: LazySettings) -> None:
+def test_what_sqs_takes_for_a_new_message_is_one(
+    aws: Aws, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deduplication id counts for five minutes; then senders may use it again."""
     queue = Queue(aws, fifo=True, ContentBasedDeduplication="true")
     settings.INGEST_SOURCES = {"shop": {"kind": "notification", "queue": queue.url}}
-    send = {"QueueUrl": queue.url, "MessageGroupId": "a", "MessageBody": good("same")}
-    for _ in range(2):
-        queue.client.send_message(**send)  # The second is one for SQS, within five minutes.
-    queue.client.send_message(**send, MessageDeduplicationId="mine")
+
+    def send(text: str, **more: str) -> None:
+        queue.client.send_message(QueueUrl=queue.url, MessageGroupId="a", MessageBody=good(text), **more)
+
+    send("same")
+    send("same")  # One for SQS.
+    send("first", MessageDeduplicationId="1")
+    monkeypatch.setattr(sqs_models, "DEDUPLICATION_TIME_IN_SECONDS", 0)
+    monkeypatch.setattr(aws_sqs, "DEDUPLICATED_SECONDS", 0)
+    send("same")
+    send("second", MessageDeduplicationId="1")
     with consuming("shop"):
         queue.until_empty()
-        queue.client.send_message(**(send | {"MessageBody": good("same ")}), MessageDeduplicationId="mine-2")
-        queue.until_empty()
-    assert taken() == ["same", "same", "same "]
+    assert taken() == ["same", "first", "same", "second"]
+    assert not dead()
 
 
 # --- Ids and envelopes ----------------------------------------------------------------------------

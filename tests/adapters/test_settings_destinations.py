@@ -76,7 +76,12 @@ def test_one_that_was_deleted_is_made_again(settings: LazySettings) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("MESSAGES_QUEUE_URL", "dev-messages"), ("MESSAGES_TOPIC_ARN", QUEUE), ("PRESENCE_SOURCE", "lambda")],
+    [
+        ("MESSAGES_QUEUE_URL", "dev-messages"),
+        ("MESSAGES_TOPIC_ARN", QUEUE),
+        ("PRESENCE_SOURCE", "lambda"),
+        ("PRESENCE_SOURCE", "topic"),
+    ],
 )
 def test_a_mistake_keeps_the_service_from_starting_with_its_setting(
     settings: LazySettings, setting: str, value: str
