@@ -9,7 +9,7 @@ from accounts.admin import ReadOnly
 from accounts.credentials import from_operator
 from accounts.principals import Principal
 from adapters import dead_letters, destinations
-from adapters.models import Delivery, Destination, FailedRecord
+from adapters.models import Checkpoint, Delivery, Destination, FailedRecord
 from adapters.shapes import DestinationChange
 
 
@@ -67,6 +67,13 @@ class FailedRecordAdmin(ReadOnly):
     list_display = ["source", "record_id", "kind", "tries", "error", "last_at", "dead_at"]
     list_filter = ["source", ("dead_at", admin.EmptyFieldListFilter)]
     ordering = ["-last_at"]
+
+
+@admin.register(Checkpoint)
+class CheckpointAdmin(ReadOnly):
+    list_display = ["source", "part", "position", "ended", "changed_at", "claimed_until"]
+    list_filter = ["source", "ended"]
+    ordering = ["source", "part"]
 
 
 def _may_write(request: HttpRequest) -> bool:

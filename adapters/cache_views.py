@@ -1,6 +1,7 @@
 """`/cache/{cache}`: a value under a key, in the shape of Momento's HTTP API."""
 
 from typing import Any
+from uuid import uuid4
 
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpResponse
@@ -13,9 +14,10 @@ from rest_framework.views import APIView
 
 from accounts.authentication import BareAuthentication
 from accounts.errors import ApiError
-from accounts.requests import caller, integer, wrong
+from accounts.requests import IDEMPOTENCY_KEY, caller, claimed, integer, moment, wrong
 from accounts.shapes import ERRORS, query
 from adapters import caches
+from adapters.caches import Cause
 
 REFUSALS = {status: shape for status, shape in ERRORS.items() if status != 406}
 BYTES = {"application/octet-stream": OpenApiTypes.BINARY}
@@ -33,6 +35,10 @@ TTL = OpenApiParameter(
     description="For how long it is kept.",
     required=True,
 )
+EVENT = [
+    IDEMPOTENCY_KEY,
+    query("time", "When what this comes from happened: where a later change has been made, this one is passed over."),
+]
 
 
 class WhateverIsAccepted(BaseContentNegotiation):
@@ -65,7 +71,7 @@ class CachedValue(APIView):
     @extend_schema(
         operation_id="cache_set",
         summary="Keep bytes under a key",
-        parameters=[*PARAMETERS, TTL],
+        parameters=[*PARAMETERS, TTL, *EVENT],
         request=BYTES,
         responses={204: None, **REFUSALS},
     )
@@ -75,18 +81,18 @@ class CachedValue(APIView):
         ttl = integer(request, "ttl_seconds", 0, least=1)
         if not 1 <= ttl <= caches.TTL_MAX:
             raise wrong("ttl_seconds", f"1-{caches.TTL_MAX}")
-        caches.put(found, key, raw_body(request), ttl)
+        caches.put(found, key, raw_body(request), ttl, _cause(request))
         return Response(status=204)
 
     @extend_schema(
         operation_id="cache_delete",
         summary="Delete what is under a key",
-        parameters=PARAMETERS,
+        parameters=[*PARAMETERS, *EVENT],
         responses={204: None, **REFUSALS},
     )
     def delete(self, request: Request, cache: str) -> Response:
         caller(request).require_scope("cache:write")
-        caches.delete(caches.find(cache), _key(request))
+        caches.delete(caches.find(cache), _key(request), _cause(request))
         return Response(status=204)
 
 
@@ -103,3 +109,12 @@ def _key(request: Request) -> bytes:
     if key is not None and "\ufffd" in key:  # What Django makes of bytes that are no UTF-8.
         raise wrong("key", "UTF-8: other bytes go into key_base64")
     return caches.key_of(key, request.query_params.get("key_base64"))
+
+
+def _cause(request: Request) -> Cause | None:
+    """The event that this change comes from, where it is said when that happened; its id is the Idempotency-Key."""
+    happened_at = moment(request, "time")
+    if happened_at is None:
+        return None
+    claim = claimed(request, "cache")
+    return Cause(happened_at.timestamp(), f"{caller(request)} {claim.key if claim else uuid4()}")

@@ -32,10 +32,23 @@ def check_ingest_handlers(**_options: Any) -> list[CheckMessage]:
 @register()
 def check_events_caches(**_options: Any) -> list[CheckMessage]:
     try:
-        caches.read(settings.EVENTS_CACHES)
+        found = caches.read(settings.EVENTS_CACHES)
     except ImproperlyConfigured as error:
         return [Error(str(error), hint="docs/events.md has an example.", id="adapters.E005")]
-    return []
+    return [
+        Error(
+            f"EVENTS_CACHES, {name!r}: it is Django's cache, too (CACHES), and what is in that is run: whoever may "
+            "write here could do anything. Give each a cache of its own.",
+            id="adapters.E005",
+        )
+        for name in sorted(_caches_of_django() & {name for name, one in found.items() if one.backend == "momento"})
+    ]
+
+
+def _caches_of_django() -> set[str]:
+    """Their names at Momento."""
+    found = settings.CACHES.values()
+    return {one.get("LOCATION", "") for one in found if one["BACKEND"] == "adapters.momento.cache.MomentoCache"}
 
 
 @register()

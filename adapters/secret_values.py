@@ -5,6 +5,7 @@ last two mean /{SERVICE}/{SSM_STAGE}/{setting-in-kebab-case}. All of this blocks
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 FRESH_SECONDS = 300.0
 RETRY_SECONDS = 30.0  # After a refresh that has failed.
+UNREAD_SECONDS = 2.0  # After a first one that has: who waits in line for it has the same answer.
 STORE_TIMEOUT = 3.0
 
 T = TypeVar("T")
@@ -49,6 +51,7 @@ class SecretValue:
             self._fetch = lambda: _STORES[store](name)
         self._shown = f"{store}:{name}" if self._fetch else "given as it is"
         self._value = "" if self._fetch else reference
+        self._problem = ""
         self._stale_at = 0.0
         self._lock = threading.Lock()
 
@@ -58,24 +61,25 @@ class SecretValue:
     def get(self) -> str:
         """The secret, as it was at most FRESH_SECONDS ago; an older one while it cannot be read again.
 
-        Raises Misconfigured where it was never read.
+        Raises Misconfigured where it was never read; that is so for UNREAD_SECONDS.
         """
         if self._fetch is None:
             return self._value
         with self._lock:  # Whoever finds it stale reads it, and the others wait for what is new.
             if now() >= self._stale_at:
                 self._refresh(self._fetch)
+            if not self._value:
+                raise Misconfigured(self._problem)
             return self._value
 
     def _refresh(self, fetch: Callable[[], str]) -> None:
         try:
             self._value = fetch()
         except Exception as error:
-            problem = f"{self._shown} cannot be read: {type(error).__name__}: {error}"
-            if not self._value:
-                raise Misconfigured(problem) from None
-            logger.warning("The secret before stays in use. %s", problem)
-            self._stale_at = now() + RETRY_SECONDS
+            self._problem = f"{self._shown} cannot be read: {type(error).__name__}: {error}"
+            self._stale_at = now() + (RETRY_SECONDS if self._value else UNREAD_SECONDS)
+            if self._value:
+                logger.warning("The secret before stays in use. %s", self._problem)
         else:
             self._stale_at = now() + FRESH_SECONDS
 
@@ -138,6 +142,9 @@ class Rebuilt(Generic[T]):
 @cache
 def _shared(reference: str, default_name: str) -> SecretValue:
     return SecretValue(reference, default_name)
+
+
+os.register_at_fork(after_in_child=_shared.cache_clear)  # Who holds a lock is not in the child.
 
 
 def _from_file(name: str) -> str:

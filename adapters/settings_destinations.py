@@ -25,6 +25,9 @@ def wanted() -> list[NewDestination]:
     source = settings.PRESENCE_SOURCE or ("topic" if settings.MESSAGES_TOPIC_ARN else "queue")
     if source not in SOURCES:
         raise ImproperlyConfigured(f"PRESENCE_SOURCE is {' or '.join(SOURCES)}, not {source!r}.")
+    setting = "MESSAGES_TOPIC_ARN" if source == "topic" else "MESSAGES_QUEUE_URL"
+    if settings.PRESENCE_SOURCE and not getattr(settings, setting):
+        raise ImproperlyConfigured(f"PRESENCE_SOURCE is {source}, but {setting} is not set: presence would go nowhere.")
     found = [
         _one("MESSAGES_QUEUE_URL", "sqs", "client.send", presence=source == "queue"),
         _one("MESSAGES_TOPIC_ARN", "sns", "client.publish", presence=source == "topic"),

@@ -44,7 +44,7 @@ def weather(request: HttpRequest) -> JsonResponse:
         if request.method == "POST":
             _put(msgspec.json.decode(request.body, type=Row))
         elif request.method == "DELETE":
-            writethrough.remove(msgspec.json.decode(request.body, type=Removal).location)
+            writethrough.remove(_place(msgspec.json.decode(request.body, type=Removal).location))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _refusal(400, "malformed", f"{error}.")
     except writethrough.Full:
@@ -60,11 +60,16 @@ def weather(request: HttpRequest) -> JsonResponse:
 
 
 def _put(row: Row) -> None:
-    if not row.location.strip() or not row.location.isprintable():
-        raise msgspec.ValidationError("location: printable text")
+    location = _place(row.location)
     if row.maxTemp < row.minTemp:
         raise msgspec.ValidationError("The highest temperature is below the lowest")
-    writethrough.put(row.location.strip(), row.maxTemp, row.minTemp, row.rain, row.ttl)
+    writethrough.put(location, row.maxTemp, row.minTemp, row.rain, row.ttl)
+
+
+def _place(location: str) -> str:
+    if not location.strip() or not location.isprintable():
+        raise msgspec.ValidationError("location: printable text")
+    return location.strip()
 
 
 def _cached(locations: list[str]) -> list[dict[str, object]] | None:

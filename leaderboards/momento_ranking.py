@@ -30,8 +30,8 @@ _database = DatabaseRanking()
 class MomentoRanking:
     """Order, ties and subscores are those of the record. Dense ranks, which it cannot count, are left to the database.
 
-    A change takes a dozen calls, one after the other, and one writer at a time: a board with more than
-    some tens of submissions a second answers without ranks now and then.
+    A change takes a dozen calls, one after the other, and one writer at a time: a board with more than some tens of
+    submissions a second answers without ranks now and then.
     """
 
     indexed = True

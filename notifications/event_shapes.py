@@ -18,7 +18,18 @@ class Event(Struct, omit_defaults=True):
     )
     detail: Annotated[Any, Meta(description="An object, as the detail-type has it.")]
     id: Annotated[str, Meta(min_length=1, max_length=200)] | UnsetType = UNSET
-    time: Annotated[datetime, Meta(tz=True, description="When it happened.")] | UnsetType = UNSET
+    time: (
+        Annotated[datetime, Meta(tz=True, description="When it happened; a number is in epoch seconds.")]
+        | float
+        | UnsetType
+    ) = UNSET
+
+    @property
+    def happened_at(self) -> float | None:
+        """In epoch seconds, where it is said."""
+        if isinstance(self.time, datetime):
+            return self.time.timestamp()
+        return None if self.time is UNSET else self.time
 
 
 class CacheDelete(Struct, forbid_unknown_fields=True):

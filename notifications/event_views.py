@@ -1,7 +1,6 @@
 """`POST /api/events`, in the shape of EventBridge, and `POST /topics/{cache}/{topic}`, in that of Momento."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
 from typing import Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
@@ -89,12 +88,10 @@ def _events(body: Any) -> tuple[list[dict[str, Any]], bool]:
 
 def _from_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     """What EventBridge makes of an entry. What is wrong with it stays: its event is refused for that."""
-    names = {"DetailType": "detail-type", "Source": "source", "Resources": "resources"}
+    names = {"DetailType": "detail-type", "Source": "source", "Resources": "resources", "Time": "time"}
     event = {ours: entry[theirs] for theirs, ours in names.items() if theirs in entry}
     if "Detail" in entry:
         event["detail"] = _parsed(entry["Detail"])
-    if "Time" in entry:
-        event["time"] = _time(entry["Time"])
     return event
 
 
@@ -103,16 +100,6 @@ def _parsed(detail: Any) -> Any:
         return loads(detail.encode()) if isinstance(detail, str) else detail
     except RefusedJSON:
         return detail
-
-
-def _time(value: Any) -> Any:
-    """SDKs write epoch seconds."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return value
-    try:
-        return (datetime.fromisoformat("1970-01-01T00:00:00Z") + timedelta(seconds=value)).isoformat()
-    except OverflowError:
-        return value
 
 
 def _kept(claim: Claim | None) -> IdempotencyKey | None:
@@ -152,6 +139,7 @@ class PublishToTopic(APIView):
         parameters=[
             CACHE,
             OpenApiParameter("topic", str, OpenApiParameter.PATH, description="1-200 bytes of printable text."),
+            IDEMPOTENCY_KEY,
             query("token", "The credential, instead of the Authorization header."),
         ],
         request={"text/plain": OpenApiTypes.STR, "application/octet-stream": OpenApiTypes.BINARY},
@@ -160,7 +148,8 @@ class PublishToTopic(APIView):
     def post(self, request: Request, cache: str, topic: str) -> Response:
         found = caches.find(cache)
         data = sequences.data_of(raw_body(request), request.headers.get("Content-Type", ""))
-        (result,) = accept([draft(published(found, topic, data), caller(request))])
+        claim = claimed(request, "topics", cache, topic)
+        (result,) = accept([draft(published(found, topic, data), caller(request), claim)])
         if result.refused:
             raise result.refused
-        return Response(status=204)
+        return Response(status=204, headers={"Idempotent-Replayed": "true"} if result.replayed else None)

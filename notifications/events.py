@@ -96,7 +96,8 @@ def _cache_delete(event: Event) -> Found:
 
 def _place(event: Event, wanted: CacheDelete) -> tuple[Cache, bytes, float]:
     key = caches.key_of(_given(wanted.key), _given(wanted.key_base64), at="detail.")
-    return caches.find(wanted.cacheName), key, time.time() if event.time is UNSET else event.time.timestamp()
+    happened_at = event.happened_at
+    return caches.find(wanted.cacheName), key, time.time() if happened_at is None else happened_at
 
 
 def _given(text: str | UnsetType) -> str | None:

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
@@ -32,6 +33,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 WAIT_SECONDS = 20.0
+GATHER_SECONDS = 0.002
 
 
 async def poll_topic(scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,6 +79,7 @@ def _number(query: dict[str, str], name: str) -> int:
 async def _wait(principal: Principal, topic: str, number: int, page: int, receive: Receive) -> list[Element]:
     """Events only wake it up: what is there, the log tells. Raises ApiError 401 when the credential ends meanwhile."""
     here, listener = runtime.current(), _Listener(principal.user)
+    reader = principal.user if topic.startswith("user.") else None  # Named topics have nothing that is not for all.
     until = time.monotonic() + WAIT_SECONDS
     gone = asyncio.create_task(_until_gone(receive))
     try:
@@ -87,7 +90,7 @@ async def _wait(principal: Principal, topic: str, number: int, page: int, receiv
             while True:
                 listener.something.clear()
                 over = listener.closed or gone.done() or time.monotonic() >= until
-                items = await _in_database(sequences.read, topic, number, page, principal.user)
+                items = await _read(_Asked(asyncio.get_running_loop(), topic, number, page, reader))
                 if items or over:
                     break
                 await _something(listener, gone, until - time.monotonic())
@@ -100,6 +103,31 @@ async def _wait(principal: Principal, topic: str, number: int, page: int, receiv
     if listener.ended and listener.ended[0] not in (CloseCode.SERVICE_RESTART, CloseCode.RESYNC):
         raise Unauthenticated("This credential has ended.")
     return items
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    loop: asyncio.AbstractEventLoop
+    topic: str
+    number: int
+    page: int
+    reader: str | None
+
+
+_reads: dict[_Asked, asyncio.Task[list[Element]]] = {}  # Those that have not begun.
+
+
+async def _read(asked: _Asked) -> list[Element]:
+    """What the log holds; those who are woken together and ask the same share one look at it."""
+    if asked not in _reads:
+        _reads[asked] = asyncio.create_task(_read_soon(asked))
+    return await asyncio.shield(_reads[asked])
+
+
+async def _read_soon(asked: _Asked) -> list[Element]:
+    await asyncio.sleep(GATHER_SECONDS)
+    del _reads[asked]  # Who comes now may know of something newer.
+    return await _in_database(sequences.read, asked.topic, asked.number, asked.page, asked.reader)
 
 
 async def _subscribe(listener: Connection, topic: str) -> Sequence[Subscription]:

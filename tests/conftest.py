@@ -39,11 +39,24 @@ LONG_FILES = (
     "faults/",
 )
 
+# What these show does not depend on the database: one run of them is enough.
+ANY_DATABASE = (
+    "clients/",
+    "demo/",
+    "emulators/",
+    "leaderboards/test_schedules.py",
+    "security/test_browser_surface.py",
+    "test_docs.py",
+)
+
 logging.getLogger("httpx").setLevel(logging.WARNING)  # It logs each request.
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first."""
+    """Long files first; folders that need one run only are marked."""
+    for item in items:
+        if item.nodeid.startswith(tuple(f"tests/{name}" for name in ANY_DATABASE)):
+            item.add_marker("any_database")
     ranks = {name: rank for rank, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: next((ranks[n] for n in ranks if item.nodeid.startswith(f"tests/{n}")), len(ranks)))
 

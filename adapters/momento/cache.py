@@ -6,7 +6,7 @@ CACHES = {"default": {"BACKEND": "adapters.momento.cache.MomentoCache", "LOCATIO
 import hashlib
 import pickle
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from django.conf import settings
@@ -16,6 +16,7 @@ from adapters.momento.clients import Calls, Failed, calls
 
 KEY_BYTES_MAX = 250
 ITEMS_A_CALL = 500
+BYTES_A_CALL = 4 * 1024 * 1024  # Or one item.
 _NUMBER = re.compile(rb"0|-?[1-9][0-9]{0,17}")
 _PICKLED = b"\x80"  # The first byte of every pickle.
 
@@ -63,6 +64,11 @@ class MomentoCache(BaseCache):
         request = wire._UpdateTtlRequest(cache_key=self._key(key, version), overwrite_to_milliseconds=milliseconds)
         return bool(self._call("UpdateTtl", request).WhichOneof("result") == "set")
 
+    def ttl(self, key: str, version: int | None = None) -> float | None:
+        """For how many seconds more it is there; none where it is not."""
+        milliseconds = self._milliseconds_left(self._key(key, version))
+        return None if milliseconds is None else milliseconds / 1000
+
     def delete(self, key: str, version: int | None = None) -> bool:
         """Whether it was there: of several at once, each may say so."""
         from momento_wire_types import cacheclient_pb2 as wire
@@ -91,14 +97,12 @@ class MomentoCache(BaseCache):
         if milliseconds <= 0:
             self.delete_many(data, version)
             return []
-        for some in _chunks(list(data)):
-            items = [
-                wire._SetRequest(
-                    cache_key=self._key(key, version), cache_body=_dump(data[key]), ttl_milliseconds=milliseconds
-                )
-                for key in some
-            ]
-            self._momento.batch(self._name, "SetBatch", wire._SetBatchRequest(items=items))
+        items = (
+            wire._SetRequest(cache_key=self._key(key, version), cache_body=_dump(value), ttl_milliseconds=milliseconds)
+            for key, value in data.items()
+        )
+        for some in _batches(items):
+            self._momento.batch(self._name, "SetBatch", wire._SetBatchRequest(items=some))
         return []
 
     def delete_many(self, keys: Iterable[str], version: int | None = None) -> None:
@@ -117,10 +121,10 @@ class MomentoCache(BaseCache):
         from momento_wire_types import cacheclient_pb2 as wire
 
         name = self._key(key, version)
-        left = self._call("ItemGetTtl", wire._ItemGetTtlRequest(cache_key=name))
-        if left.WhichOneof("result") != "found":
+        left = self._milliseconds_left(name)
+        if left is None:
             raise ValueError(f"Key {key!r} not found")
-        milliseconds = max(left.found.remaining_ttl_millis, 1000)
+        milliseconds = max(left, 1000)
         try:
             request = wire._IncrementRequest(cache_key=name, amount=delta, ttl_milliseconds=milliseconds)
             return int(self._call("Increment", request).value)
@@ -150,6 +154,12 @@ class MomentoCache(BaseCache):
             return name
         return b"sha256:" + hashlib.sha256(name).hexdigest().encode()
 
+    def _milliseconds_left(self, name: bytes) -> int | None:
+        from momento_wire_types import cacheclient_pb2 as wire
+
+        left = self._call("ItemGetTtl", wire._ItemGetTtlRequest(cache_key=name))
+        return int(left.found.remaining_ttl_millis) if left.WhichOneof("result") == "found" else None
+
     def _milliseconds(self, timeout: Any) -> int:
         """0 or less: it is over already."""
         seconds = self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
@@ -168,6 +178,21 @@ def _load(stored: bytes) -> Any:
     if stored.startswith(_PICKLED):
         return pickle.loads(stored)  # noqa: S301 (ours)
     return int(stored) if _NUMBER.fullmatch(stored) else stored
+
+
+def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
+    """As many of them as a call takes."""
+    batch: list[Any] = []
+    size = 0
+    for item in items:
+        more = item.ByteSize()
+        if batch and (len(batch) == ITEMS_A_CALL or size + more > BYTES_A_CALL):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += more
+    if batch:
+        yield batch
 
 
 def _chunks(keys: Sequence[str]) -> Iterable[Sequence[str]]:

@@ -1,7 +1,7 @@
 """Calls of Momento: whom to call with which key, and what its refusals mean.
 
-They are made with Momento's wire types: its SDK has no compare-and-set, no batches, no times to live to change and no
-deadline for tokens, retries at once what had better wait, and dies of a fork. For threads, but for topics.
+They are made with Momento's wire types: its SDK has no compare-and-set, no batches, no way to change a time to live and
+no deadline for tokens, and repeats at once what had better wait. For threads; publishing is for event loops.
 """
 
 import os

@@ -13,6 +13,8 @@ from adapters.momento.clients import Failed, calls
 
 logger = logging.getLogger(__name__)
 
+OURS = b"fanfare:"  # What the keys of boards begin with, which may be in the same cache.
+
 
 class MomentoStore:
     """What is to last longer than MOMENTO_TTL_MAX, which is Momento's own limit, lasts as long as that."""
@@ -23,7 +25,7 @@ class MomentoStore:
     def get(self, key: bytes) -> Item | None:
         from momento_wire_types import cacheclient_pb2 as wire
 
-        with _answering():
+        with _answering(key):
             found = calls().cache(self._name, "Get", wire._GetRequest(cache_key=key))
             if found.result != wire.Hit:
                 return None
@@ -35,19 +37,21 @@ class MomentoStore:
 
         milliseconds = int(min(ttl, settings.MOMENTO_TTL_MAX) * 1000)
         request = wire._SetRequest(cache_key=key, cache_body=value, ttl_milliseconds=milliseconds)
-        with _answering():
+        with _answering(key):
             calls().cache(self._name, "Set", request)
 
     def delete(self, key: bytes) -> None:
         from momento_wire_types import cacheclient_pb2 as wire
 
-        with _answering():
+        with _answering(key):
             calls().cache(self._name, "Delete", wire._DeleteRequest(cache_key=key))
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
+def _answering(key: bytes) -> Iterator[None]:
     """Whatever Momento says against our key or our cache, the caller cannot mend: it is for now, and in the log."""
+    if key.startswith(OURS):
+        raise ApiError(422, "refused", "key: those that begin with fanfare: are our own.")
     try:
         yield
     except (Failed, Misconfigured) as error:

@@ -24,6 +24,11 @@ READABLE = ("message", "task.finished", "board.closed")
 """Events that can be read by the API of this service, from what they say of themselves."""
 
 _NOT_TRIED = Outcome("It stands behind another that has failed.", tried=False)
+_NOBODYS = Outcome(
+    "It is about no user and nothing else that has a topic: let the destination want no such events.",
+    permanent=True,
+    blames_event=True,
+)
 _UNREADABLE = Outcome(
     f"It has more than the {VALUE_BYTES_MAX} bytes that a topic takes, and nobody could read it elsewhere.",
     permanent=True,
@@ -126,6 +131,8 @@ class MomentoTopic(Adapter):
             await publisher.close()
 
     async def _send(self, publish: Publisher, parcel: Parcel) -> Outcome:
+        if not parcel.key:
+            return _NOBODYS
         value = with_id(parcel)
         if len(value) > VALUE_BYTES_MAX:
             if parcel.event not in READABLE:
@@ -135,7 +142,8 @@ class MomentoTopic(Adapter):
             await publish(self._cache, topic_name(parcel.key, self._template), value.decode())
         except Failed as error:
             limit = error.code == "RESOURCE_EXHAUSTED"  # Of calls in a second: the next ones fit in.
-            return Outcome(str(error), retry_after=1.0 if limit else 0.0, response=error.code)
+            about = error.code == "INVALID_ARGUMENT"  # It does not take this name or text; of others, it may.
+            return Outcome(str(error), blames_event=about, retry_after=1.0 if limit else 0.0, response=error.code)
         return Outcome()
 
 

@@ -11,7 +11,7 @@ from django.utils.module_loading import import_string
 from adapters import metrics
 from adapters.ingest import Record, Result, ingest
 from adapters.ingest_settings import Source
-from adapters.sources.base import FINISH_SECONDS, Backoff, Consumer
+from adapters.sources.base import FINISH_SECONDS, Backoff, Consumer, abandonable
 from realtime.database import in_database
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ async def _keep_running(source: Source, stopping: asyncio.Event) -> None:
     while True:
         taker.took = False
         try:
-            consumer = cast(Consumer, import_string(CONSUMERS[source.consumed])(source))
+            consumer = await abandonable(_consumer, source)
             await consumer.run(taker)
         except Exception as error:
             metrics.source_failures.labels(source.name).inc()
@@ -51,6 +51,11 @@ async def _keep_running(source: Source, stopping: asyncio.Event) -> None:
         if taker.took:
             wait.reset()
         await asyncio.sleep(wait.next())
+
+
+def _consumer(source: Source) -> Consumer:
+    """It blocks: SDKs are imported, and look for credentials."""
+    return cast(Consumer, import_string(CONSUMERS[source.consumed])(source))
 
 
 class _Taker:

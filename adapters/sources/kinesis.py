@@ -1,7 +1,8 @@
 """Records from a stream of Kinesis: all its shards, each in order, by positions kept in the database.
 
 At least once: a position moves when all records before it are taken, or dead. A record that cannot be taken is dead
-after INGEST_TRIES and blocks no shard; while the database does not answer, shards wait. Consumers share the shards.
+after INGEST_TRIES, and does not keep those behind it waiting; while the database does not answer, shards wait.
+Consumers share the shards.
 """
 
 import asyncio

@@ -59,8 +59,8 @@ def mistake(letter: Letter, body: bytes, topic: str) -> str:
         return "Timestamp is more than an hour off"
     if letter.signature_version not in HASHES:
         return "SignatureVersion is neither 1 nor 2"
-    if not is_of_sns(letter.signing_cert_url, topic):
-        return "SigningCertURL does not lead to SNS"
+    if not _is_certificate_of_sns(letter.signing_cert_url, topic):
+        return "SigningCertURL does not lead to a certificate of SNS"
     certificate = _certificate(letter.signing_cert_url)
     if not certificate.not_valid_before_utc <= datetime.now(UTC) <= certificate.not_valid_after_utc:
         return "the certificate is not valid now"
@@ -76,6 +76,12 @@ def is_of_sns(url: str, topic: str) -> bool:
     except ValueError:
         return False
     return (parts.scheme, parts.netloc) == ("https", sns)
+
+
+def _is_certificate_of_sns(url: str, topic: str) -> bool:
+    """Only what SNS itself has put there: its API has answers in which anybody can have a certificate of their own."""
+    path = url.partition("//")[2].partition("/")[2]
+    return is_of_sns(url, topic) and re.fullmatch(r"SimpleNotificationService-[A-Za-z0-9]+\.pem", path) is not None
 
 
 def get(url: str) -> bytes:

@@ -5,10 +5,10 @@ that grows with each time. Any number of consumers share a queue.
 """
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 BATCH = 10
 WAIT_SECONDS = 20
 VISIBILITY_SECONDS = 30  # Renewed while it is worked on; after a kill -9 a message comes again when it is over.
+ARRIVE_SECONDS = 1.0  # What is on its way when it is to stop has so long to arrive, and to go back.
 COMES_BACK_SECONDS = 1.0, 300.0  # After the first failure, and at most.
 DELETE_TRIES = 4
 
@@ -40,10 +41,21 @@ class Queue:
 
     async def run(self, take: Take) -> None:
         while True:
-            messages = await abandonable(self._receive)
+            messages = await self._next()
             metrics.source_lag.labels(self.name).set(max(map(_age, messages), default=0.0))
             if messages:
                 await finish(self._handle(messages, take))
+
+    async def _next(self) -> list[Message]:
+        """The next batch; what is on its way when all is to stop goes back."""
+        receiving = asyncio.create_task(abandonable(self._receive))
+        try:
+            return await asyncio.shield(receiving)
+        except asyncio.CancelledError:
+            with suppress(Exception):  # A call that waits for messages is not waited for.
+                async with asyncio.timeout(ARRIVE_SECONDS):
+                    await self._give_back([], await receiving)
+            raise
 
     def _receive(self) -> list[Message]:
         reply = self._client.receive_message(
@@ -65,7 +77,7 @@ class Queue:
                 blocked = {_group(message) for message in failed} - {None}
                 failed += [message for message in turn if _group(message) in blocked]
                 due = [message for message in turn if _group(message) not in blocked]
-                results = await take([self._record(message) for message in due])
+                results = await take([self._record(message) for message in due]) if due else []
                 for message, result in zip(due, results, strict=True):
                     (done if result.done else failed).append(message)
         finally:
@@ -76,7 +88,7 @@ class Queue:
 
     def _record(self, message: Message) -> Record:
         body = message["Body"].encode()
-        own = message.get("MessageAttributes", {}).get("id", {}).get("StringValue", "") or _deduplication_id(message)
+        own = message.get("MessageAttributes", {}).get("id", {}).get("StringValue", "")
         record = opened(self._source, Record(message["MessageId"], body))
         return Record(own, record.body) if own else record
 
@@ -151,15 +163,6 @@ def _turns(messages: Sequence[Message]) -> Iterator[list[Message]]:
 def _group(message: Message) -> str | None:
     found: str | None = message["Attributes"].get("MessageGroupId")
     return found
-
-
-def _deduplication_id(message: Message) -> str:
-    """The one that the sender gave. SQS can make it of the body, too: then two messages that say the same would be one.
-
-    SQS forgets them after five minutes, records are known for days.
-    """
-    found: str = message["Attributes"].get("MessageDeduplicationId", "")
-    return "" if found == hashlib.sha256(message["Body"].encode()).hexdigest() else found
 
 
 def _age(message: Message) -> float:

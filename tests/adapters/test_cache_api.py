@@ -97,6 +97,30 @@ def test_a_cache_that_is_not_named_is_not_there(name: str, key: str) -> None:
     assert call("GET", f"{name}/more", "key=k", key).status_code == 404
 
 
+def value(name: str, key: str) -> bytes:
+    return bytes(call("GET", name, "key=k", key).content)
+
+
+def test_events_of_a_rule_count_by_when_they_happened_and_each_once(name: str, key: str) -> None:
+    first, second = "key=k&time=2026-01-31T12:00:00Z", "key=k&time=2026-01-31T12:00:01Z"
+    assert put(name, second, key, b"second", idempotency_key="2").status_code == 204
+    assert put(name, first, key, b"first", idempotency_key="1").status_code == 204
+    assert call("DELETE", name, first, key, idempotency_key="0").status_code == 204
+    assert value(name, key) == b"second"
+    assert put(name, second, key, b"same second", idempotency_key="3").status_code == 204
+    assert put(name, second, key, b"second", idempotency_key="2").status_code == 204
+    assert value(name, key) == b"same second"
+    assert put(name, second, key, b"without a key").status_code == 204
+    assert put(name, second, key, b"another one").status_code == 204
+    assert value(name, key) == b"another one"
+
+
+@pytest.mark.parametrize("query", ["key=k&time=yesterday", "key=k&time="])
+def test_a_time_that_is_none_is_refused(name: str, key: str, query: str) -> None:
+    assert put(name, query, key, b"x").status_code == 400
+    assert call("DELETE", name, query, key).status_code == 400
+
+
 # --- Who may --------------------------------------------------------------------------------------
 
 

@@ -128,6 +128,15 @@ def test_a_setting_that_is_half_right_is_refused(written: Any, settings: LazySet
     assert [error.id for error in check_events_caches()] == ["adapters.E005"]
 
 
+def test_djangos_cache_at_momento_is_none_of_them(settings: LazySettings) -> None:
+    """It unpickles what it finds."""
+    momento = {"BACKEND": "adapters.momento.cache.MomentoCache"}
+    settings.CACHES = {"default": momento | {"LOCATION": "a"}, "other": momento | {"LOCATION": "b"}}
+    settings.EVENTS_CACHES = {"a": {"backend": "momento"}, "b": {}, "c": {"backend": "momento"}}
+    [error] = check_events_caches()
+    assert "EVENTS_CACHES, 'a'" in error.msg
+
+
 def test_a_cache_that_is_not_named_is_not_there(settings: LazySettings) -> None:
     settings.EVENTS_CACHES = {"default": {}, "people": {"topics": "user"}}
     assert caches.find("default").topic("news") == "topic.news"
@@ -309,3 +318,10 @@ def test_whatever_momento_says_against_us_is_for_now_and_nothing_is_lost(
         assert (refused.value.status, refused.value.code, refused.value.retry_after) == (503, "unavailable", 2)
         momento.heal()
         assert deed()
+
+
+def test_at_momento_nobody_comes_at_the_indexes_of_boards(outside: Cache, momento: Momento) -> None:
+    for act in (caches.get, caches.delete, lambda cache, key: caches.put(cache, key, b"x", 60)):
+        with pytest.raises(ApiError, match="fanfare:"):
+            act(outside, b"fanfare:board:1")
+    assert not momento.items(outside.name)

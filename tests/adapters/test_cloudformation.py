@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 from botocore.exceptions import ClientError
+from django.conf import settings
 
 from adapters.aws import clients
 from adapters.aws.sns import Topic
@@ -169,11 +170,50 @@ FORBIDDEN: list[tuple[str, str, dict[str, Any]]] = [
 ]
 
 
+def resources(stack: "Stack") -> set[str]:
+    """What the rights of all roles are for."""
+    policies = [one["Properties"] for one in stack.of("AWS::IAM::Policy").values()]
+    for role in stack.of("AWS::IAM::Role").values():
+        policies += role["Properties"]["Policies"]
+    found: set[str] = set()
+    for policy in stack.value(policies):
+        for statement in policy["PolicyDocument"]["Statement"]:
+            arns = statement["Resource"]
+            found |= {arns} if isinstance(arns, str) else set(arns)
+    return found
+
+
 def test_every_right_is_for_resources_of_one_stage(stack: "Stack") -> None:
     """Which the emulator cannot enforce but for queues."""
-    for role in stack.of("AWS::IAM::Role").values():
-        for policy in stack.value(role["Properties"]["Policies"]):
-            for statement in policy["PolicyDocument"]["Statement"]:
-                resources = statement["Resource"]
-                for arn in [resources] if isinstance(resources, str) else resources:
-                    assert "fanfare-qa" in arn or "/fanfare/qa/" in arn or arn.endswith(":event-bus/default"), arn
+    for arn in resources(stack):
+        assert "fanfare-qa" in arn or "/fanfare/qa/" in arn or arn.endswith(":event-bus/default"), arn
+
+
+def test_what_not_every_stage_needs_is_there_when_it_is_asked_for(aws: "Aws", stack: "Stack") -> None:
+    from tests.emulators.cloudformation import Stack
+
+    stream = "arn:aws:kinesis:us-east-1:123456789012:stream/clicks"
+    more = Stack(aws, ENDPOINT, "key", stage="pr", CeleryOnSqs="true", ReadStream=stream)
+    celery = {f"fanfare-pr-{name}" for name in ("celery", "celery-tasks", "celery-outside")}
+    assert {name for name in names(aws) if "celery" in name} == celery | {"fanfare-pr-celery-dead"}
+    assert not [arn for arn in resources(stack) if "celery" in arn or "kinesis" in arn]
+    assert {arn.rpartition(":")[2] for arn in resources(more) if "celery" in arn} == celery
+    assert stream in resources(more)
+    sqs = aws.client("sqs")
+    for name in celery:
+        url = sqs.get_queue_url(QueueName=name)["QueueUrl"]
+        attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+        assert int(attributes["VisibilityTimeout"]) > settings.CELERY_TASK_TIME_LIMIT
+        assert "celery-dead" in attributes["RedrivePolicy"]
+    more.delete()
+    assert not [name for name in names(aws) if "celery" in name]
+
+
+def test_the_endpoints_learn_of_each_event_which_it_is_and_when_it_happened(stack: "Stack") -> None:
+    """So that they can tell repetitions, and what comes late."""
+    found = [stack.value(rule["Properties"]["Targets"][0]) for rule in stack.of("AWS::Events::Rule").values()]
+    endpoints = [one["HttpParameters"] for one in found if "HttpParameters" in one]
+    assert len(endpoints) == 5
+    assert {one["HeaderParameters"]["Idempotency-Key"] for one in endpoints} == {"$.id"}
+    caches = [one["QueryStringParameters"] for one in endpoints if "QueryStringParameters" in one]
+    assert [one["time"] for one in caches] == ["$.time"] * 4

@@ -1,24 +1,30 @@
 """Records from queues of SQS: only what failed comes back, a group keeps its order, and each counts once."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from django.conf import LazySettings
 from django.db import OperationalError
+from moto.sqs import models as sqs_models
 
 from adapters import ingest as ingesting
 from adapters.aws import clients
 from adapters.ingest import Outcome, Record
 from adapters.ingest_settings import Source
+from adapters.metrics import records
 from adapters.models import FailedRecord
 from adapters.sources import sqs
 from notifications.models import Message
 from tests.adapters.consuming import BAD, Queue, consuming, dead, good, taken, until
+from tests.emulators import aws_sqs
 from tests.emulators.aws import Aws
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+STATUSES = ("accepted", "refused", "dead")
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +57,11 @@ def test_records_are_taken_and_deleted(queue: Queue, aws: Aws) -> None:
     assert aws.calls("DeleteMessage") == 0
 
 
+def counted() -> Counter[str]:
+    """What /metrics says of the source, by what became of its records."""
+    return Counter({status: int(records.labels("shop", status)._value.get()) for status in STATUSES})
+
+
 def test_of_a_batch_only_what_failed_comes_back_until_it_is_dead(
     queue: Queue, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,12 +69,13 @@ def test_of_a_batch_only_what_failed_comes_back_until_it_is_dead(
     handed: list[list[bytes]] = []
     handle = ingesting._handle
 
-    def noted(source: Source, records: Sequence[Record]) -> list[Outcome]:
-        handed.append([record.body for record in records])
-        return handle(source, records)
+    def noted(source: Source, batch: Sequence[Record]) -> list[Outcome]:
+        handed.append([record.body for record in batch])
+        return handle(source, batch)
 
     monkeypatch.setattr(ingesting, "_handle", noted)
     queue.send(good(1), BAD, good(2), "no JSON", good(3))
+    before = counted()
     with consuming("shop"):
         until(lambda: len(dead()) == 2)
         queue.until_empty()
@@ -71,6 +83,7 @@ def test_of_a_batch_only_what_failed_comes_back_until_it_is_dead(
     bodies = [body for batch in handed for body in batch]
     assert bodies.count(good(1).encode()) == 1
     assert bodies.count(BAD.encode()) == 3
+    assert counted() - before == Counter(accepted=3, refused=4, dead=2)
 
 
 def test_what_cannot_be_deleted_is_deleted_later_and_counts_once(queue: Queue, aws: Aws) -> None:
@@ -149,6 +162,14 @@ def test_a_stop_finishes_what_is_in_flight_and_gives_back_the_rest(
     assert sorted(taken()) == [1, 2]
 
 
+def test_a_stop_among_many_messages_leaves_none_behind(queue: Queue) -> None:
+    queue.send(*map(good, range(100)))
+    with consuming("shop"):
+        until(lambda: Message.objects.count() > 10)
+    assert _in_flight(queue) == 0
+    assert Message.objects.count() + queue.left() == 100
+
+
 def _in_flight(queue: Queue) -> int:
     name = "ApproximateNumberOfMessagesNotVisible"
     return int(queue.client.get_queue_attributes(QueueUrl=queue.url, AttributeNames=[name])["Attributes"][name])
@@ -171,18 +192,27 @@ def test_in_a_fifo_queue_what_fails_is_not_overtaken_by_its_group(fifo: Queue, s
     assert len(dead()) == 1
 
 
-def test_the_deduplication_id_is_the_records_but_not_one_made_of_the_body(aws: Aws, settings: LazySettings) -> None:
+def test_what_sqs_takes_for_a_new_message_is_one(
+    aws: Aws, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deduplication id counts for five minutes; then senders may use it again."""
     queue = Queue(aws, fifo=True, ContentBasedDeduplication="true")
     settings.INGEST_SOURCES = {"shop": {"kind": "notification", "queue": queue.url}}
-    send = {"QueueUrl": queue.url, "MessageGroupId": "a", "MessageBody": good("same")}
-    for _ in range(2):
-        queue.client.send_message(**send)  # The second is one for SQS, within five minutes.
-    queue.client.send_message(**send, MessageDeduplicationId="mine")
+
+    def send(text: str, **more: str) -> None:
+        queue.client.send_message(QueueUrl=queue.url, MessageGroupId="a", MessageBody=good(text), **more)
+
+    send("same")
+    send("same")  # One for SQS.
+    send("first", MessageDeduplicationId="1")
+    monkeypatch.setattr(sqs_models, "DEDUPLICATION_TIME_IN_SECONDS", 0)
+    monkeypatch.setattr(aws_sqs, "DEDUPLICATED_SECONDS", 0)
+    send("same")
+    send("second", MessageDeduplicationId="1")
     with consuming("shop"):
         queue.until_empty()
-        queue.client.send_message(**(send | {"MessageBody": good("same ")}), MessageDeduplicationId="mine-2")
-        queue.until_empty()
-    assert taken() == ["same", "same", "same "]
+    assert taken() == ["same", "first", "same", "second"]
+    assert not dead()
 
 
 # --- Ids and envelopes ----------------------------------------------------------------------------

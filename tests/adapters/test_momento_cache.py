@@ -117,6 +117,13 @@ def test_many_at_once(cache: BaseCache, momento: Momento) -> None:
     assert momento.calls("SetBatch") == momento.calls("GetBatch") == 3
 
 
+def test_large_values_go_in_calls_that_momento_takes(cache: BaseCache, momento: Momento) -> None:
+    many = {f"key {number}": bytes([number]) * 1_500_000 for number in range(6)}
+    assert cache.set_many(many) == []
+    assert momento.calls("SetBatch") == 3
+    assert cache.get_many(many) == many
+
+
 def test_get_or_set(cache: BaseCache) -> None:
     assert cache.get_or_set("key", lambda: 5) == 5
     assert cache.get_or_set("key", 6) == 5
@@ -193,6 +200,12 @@ def test_what_is_over_already_is_not_there(cache: BaseCache, timeout: int) -> No
     assert cache.touch("c", timeout=timeout)
     assert not cache.touch("c", timeout=timeout)
     assert cache.get_many(["a", "b", "c"]) == {}
+
+
+def test_ttl(cache: MomentoCache) -> None:
+    assert cache.ttl("key") is None
+    cache.set("key", 1, timeout=100)
+    assert 90 < (cache.ttl("key") or 0) <= 100
 
 
 def test_touch(cache: BaseCache, momento: Momento) -> None:

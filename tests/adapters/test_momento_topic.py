@@ -148,6 +148,14 @@ async def test_what_nobody_can_read_elsewhere_is_a_dead_letter_and_others_go_out
         assert [one.delivered for one in await adapter.publish(batch[1:])] == [True]
 
 
+async def test_what_is_about_nobody_has_no_topic_and_others_go_out(momento: Momento) -> None:
+    """As the connection of a service that opens."""
+    async with topic() as adapter:
+        refused, taken = await adapter.publish([parcel(1, key=""), parcel(2)])
+    assert (refused.permanent, refused.blames_event, taken.delivered) == (True, True, True)
+    assert momento.calls("Publish") == 1
+
+
 # --- When Momento does not take it ----------------------------------------------------------------
 
 
@@ -174,6 +182,15 @@ async def test_a_refusal_passes_is_the_destinations_and_names_the_setting(
         assert not behind.tried
         assert momento.calls("Publish") == 1  # Nothing repeats it before we do.
         assert all(one.delivered for one in await adapter.publish([parcel(1), parcel(2)]))
+
+
+async def test_what_momento_takes_as_no_name_or_text_holds_up_its_own_key_only(momento: Momento) -> None:
+    momento.fail("Publish", grpc.StatusCode.INVALID_ARGUMENT, times=1)
+    async with topic() as adapter:
+        keys = [f"user.{number}" for number in range(AT_ONCE * 2)]
+        outcomes = await adapter.publish([parcel(place, key=key) for place, key in enumerate(keys)])
+        [refused] = [one for one in outcomes if not one.delivered]
+        assert (refused.tried, refused.permanent, refused.blames_event) == (True, False, True)
 
 
 async def test_a_momento_that_is_down_is_not_asked_for_each_event(momento: Momento) -> None:

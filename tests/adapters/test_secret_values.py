@@ -1,6 +1,8 @@
 """Secrets by reference: where they come from, when they are read again, and that nobody is shown them."""
 
 import logging
+import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,14 @@ from django.views.debug import ExceptionReporter
 
 from adapters import secret_values
 from adapters.base import Misconfigured
-from adapters.secret_values import FRESH_SECONDS, RETRY_SECONDS, Rebuilt, SecretValue, secret_value
+from adapters.secret_values import (
+    FRESH_SECONDS,
+    RETRY_SECONDS,
+    UNREAD_SECONDS,
+    Rebuilt,
+    SecretValue,
+    secret_value,
+)
 
 if TYPE_CHECKING:
     from tests.emulators.aws import Aws
@@ -134,6 +143,29 @@ def test_a_refresh_that_fails_keeps_the_value_and_comes_again_soon(
     assert held.get() == SECRET
     clock.time += RETRY_SECONDS
     assert held.get() == NEWER
+
+
+def test_a_store_that_has_never_answered_keeps_only_the_first_in_line_waiting(aws: "Aws", clock: Clock) -> None:
+    aws.fail("GetParameter", code="InternalServerError")
+    held = SecretValue("ssm:", NAME)
+    for _ in range(3):
+        with pytest.raises(Misconfigured, match="ssm:/fanfare/dev/momento-api-key cannot be read"):
+            held.get()
+    assert aws.calls("GetParameter") == 1
+    aws.heal()
+    aws.client("ssm").put_parameter(Name=NAME, Value=SECRET, Type="SecureString")
+    clock.time += UNREAD_SECONDS
+    assert held.get() == SECRET
+
+
+def test_a_child_does_not_wait_for_who_was_reading_in_its_parent(held: SecretValue, settings: LazySettings) -> None:
+    settings.MOMENTO_API_KEY = held._shown
+    with secret_value("MOMENTO_API_KEY")._lock:
+        child = os.fork()
+        if not child:
+            signal.alarm(5)  # Which ends it, if it waits.
+            os._exit(0 if secret_value("MOMENTO_API_KEY").get() == SECRET else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_threads_that_come_at_once_read_it_once_and_all_get_what_is_new(aws: "Aws", clock: Clock) -> None:

@@ -46,7 +46,6 @@ def asked_for(settings: LazySettings, queue: str = "", topic: str = "", presence
             {"queue": QUEUE, "topic": TOPIC, "presence": "queue"},
             {QUEUE: ["client.send", "presence"], TOPIC: ["client.publish"]},
         ),
-        ({"queue": QUEUE, "presence": "topic"}, {QUEUE: ["client.send"]}),
     ],
 )
 def test_settings_say_what_goes_where(settings: LazySettings, given: Any, found: dict[str, list[str]]) -> None:
@@ -62,7 +61,7 @@ def test_a_change_of_settings_changes_them_and_nothing_else_does(settings: LazyS
     assert asked_for(settings, queue=QUEUE) == {QUEUE: ["client.send", "presence"]}
     assert asked_for(settings) == {QUEUE: ["client.send", "presence"]}  # Its setting is missing: it stays.
     assert AuditEntry.objects.count() == entries
-    assert asked_for(settings, queue=f"{QUEUE}2", presence="topic") == {f"{QUEUE}2": ["client.send"]}
+    assert asked_for(settings, queue=f"{QUEUE}2") == {f"{QUEUE}2": ["client.send", "presence"]}
     [row] = Destination.objects.all()
     assert (row.enabled, row.topics) == (False, ["user.a"])
     assert AuditEntry.objects.latest("id").action == "destination.changed"
@@ -76,7 +75,12 @@ def test_one_that_was_deleted_is_made_again(settings: LazySettings) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("MESSAGES_QUEUE_URL", "dev-messages"), ("MESSAGES_TOPIC_ARN", QUEUE), ("PRESENCE_SOURCE", "lambda")],
+    [
+        ("MESSAGES_QUEUE_URL", "dev-messages"),
+        ("MESSAGES_TOPIC_ARN", QUEUE),
+        ("PRESENCE_SOURCE", "lambda"),
+        ("PRESENCE_SOURCE", "topic"),
+    ],
 )
 def test_a_mistake_keeps_the_service_from_starting_with_its_setting(
     settings: LazySettings, setting: str, value: str

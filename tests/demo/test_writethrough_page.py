@@ -119,6 +119,15 @@ def test_html_stays_text_and_what_cannot_be_saved_says_so(open_page: OpenPage, s
     expect(page.get_by_label("Location")).to_have_value("Oslo")
 
 
+@pytest.mark.parametrize("body", [{"location": "a\0"}, {"location": " "}, {"location": 1}, []], ids=ascii)
+def test_what_is_no_row_is_refused_in_words(stack: Stack, body: object) -> None:
+    with httpx.Client(base_url=stack.web[0].url) as client:
+        token = client.get("/demo/writethrough/").cookies["csrftoken"]
+        for method in ("POST", "DELETE"):
+            reply = client.request(method, "/demo/writethrough/weather", json=body, headers={"X-CSRFToken": token})
+            assert (reply.status_code, reply.json()["error"]["code"]) == (400, "malformed")
+
+
 def test_the_page_works_by_keyboard_alone(open_page: OpenPage, stack: Stack) -> None:
     page = open_table(open_page, stack)
     page.get_by_label("Location").focus()

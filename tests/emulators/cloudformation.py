@@ -33,6 +33,11 @@ class Stack:
         self._physical: dict[str, str] = {}
         self._attributes: dict[tuple[str, str], str] = {}
         self._undo: list[Callable[[], Any]] = []
+        self.template["Resources"] = {
+            name: one
+            for name, one in self.template["Resources"].items()
+            if "Condition" not in one or self._holds(self.template["Conditions"][one.pop("Condition")])
+        }
         self._make_what_moto_knows()
         self._make_the_rest()
         self.outputs = {name: self.value(one["Value"]) for name, one in self.template["Outputs"].items()}
@@ -61,16 +66,14 @@ class Stack:
         assert self._physical.keys() == known.keys()
         for role, one in self.of("AWS::IAM::Role").items():
             for policy in self.value(one["Properties"]["Policies"]):
-                document = json.dumps(for_moto(policy["PolicyDocument"]))
-                iam.put_role_policy(
-                    RoleName=self._physical[role], PolicyName=policy["PolicyName"], PolicyDocument=document
-                )
+                self._policy("", {**policy, "Roles": [self._physical[role]]})
 
     def _make_the_rest(self) -> None:
         """In the order of what needs what."""
         makers: dict[str, Callable[[str, dict[str, Any]], None]] = {
             "AWS::CloudWatch::Alarm": self._alarm,
             "AWS::SQS::QueuePolicy": self._queue_policy,
+            "AWS::IAM::Policy": self._policy,
             "AWS::Events::Connection": self._connection,
             "AWS::Events::ApiDestination": self._destination,
             "AWS::Events::Rule": self._rule,
@@ -93,6 +96,12 @@ class Stack:
         policy = json.dumps(given["PolicyDocument"])
         for queue in given["Queues"]:
             self.aws.client("sqs").set_queue_attributes(QueueUrl=queue, Attributes={"Policy": policy})
+
+    def _policy(self, _name: str, given: dict[str, Any]) -> None:
+        document = json.dumps(for_moto(given["PolicyDocument"]))
+        for role in given["Roles"]:
+            policy = {"RoleName": role, "PolicyName": given["PolicyName"], "PolicyDocument": document}
+            self.aws.client("iam").put_role_policy(**policy)
 
     def _connection(self, name: str, given: dict[str, Any]) -> None:
         events = self.aws.client("events")

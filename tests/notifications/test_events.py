@@ -290,7 +290,7 @@ def test_entries_are_judged_each_for_itself(client: Client, cache: Cache) -> Non
         entry("topicPublish", publish, Resources=[], EventBusName="default"),
         {"Source": "demo", "Detail": "{}"},
         entry("cacheSet", set_(cache, "m"), Time="yesterday"),
-        entry("cacheSet", set_(cache, "m"), Time=1e300),
+        entry("cacheSet", set_(cache, "m"), Time=True),
     ]
     reply = post(client, {"Entries": entries})
     assert reply.status_code == 200
@@ -329,6 +329,13 @@ def test_the_last_to_happen_counts_however_events_come(cache: Cache, order: tupl
         results = come_in(*(events[place] for place in batch), ids=[ids[place] for place in batch])
         assert {result.status for result in results} == {"accepted"}
     assert value(cache) == b"last"
+
+
+def test_a_time_may_be_a_number_as_sdks_write_it(client: Client, cache: Cache) -> None:
+    later, earlier = THEN.timestamp() + 1, THEN.timestamp() + 0.5
+    entries = [entry("cacheSet", set_(cache, str(at)), Time=at) for at in (later, earlier)]
+    assert post(client, {"Entries": entries}).json()["FailedEntryCount"] == 0
+    assert value(cache) == str(later).encode()
 
 
 def test_events_of_one_second_count_in_the_order_in_which_they_come_and_a_repetition_changes_nothing(

@@ -230,6 +230,17 @@ def test_a_cache_is_mapped_to_topics_or_to_users() -> None:
 
 @pytest.mark.django_db
 @pytest.mark.usefixtures("_caches")
+def test_an_idempotency_key_makes_one_message_of_repetitions() -> None:
+    key = api_keys.create("acme", ["notifications:write"])[1]
+    replies = [publish(b"m", authorization=key, idempotency_key="e-1") for _ in range(2)]
+    assert [(reply.status_code, reply.get("Idempotent-Replayed")) for reply in replies] == [(204, None), (204, "true")]
+    assert Message.objects.count() == 1
+    assert publish(b"other", authorization=key, idempotency_key="e-1").status_code == 422
+    assert publish(b"m", name="elsewhere", authorization=key, idempotency_key="e-1").status_code == 422
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("_caches")
 def test_who_may_send_to_the_topic_may_publish() -> None:
     mine = tokens.issue(None, ttl=60, user="alice", publish=[f"topic.{NAME}"])[1]
     other = tokens.issue(None, ttl=60, user="alice", publish=["topic.other"])[1]
