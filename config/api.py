@@ -14,6 +14,7 @@ from django.views import defaults
 from rest_framework import exceptions
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.errors import ApiError
@@ -67,8 +68,18 @@ class JSONRenderer(BaseRenderer):
         return b"" if data is None else msgspec.json.encode(data)
 
 
-def exception_handler(error: Exception, _context: dict[str, Any]) -> Response | None:
+def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     """Every refusal in the API's one shape; what is not a refusal goes on as a 500 with a traceback in the log."""
+    refusal = _refusal(error)
+    if refusal is None:
+        return None
+    request: Request = context["request"]
+    logger.debug("Refused: %s %s: %d %s", request.method, request.path, refusal[0].status, refusal[0].code)
+    return _response(*refusal)
+
+
+def _refusal(error: Exception) -> tuple[ApiError, dict[str, str]] | None:
+    """With the headers that go with it."""
     if isinstance(error, OperationalError | InterfaceError):  # Other errors of the database are ours: a 500.
         logger.warning("The database failed: %r", error)
         error = ApiError(503, "database_unavailable", "The database does not answer: try again.", retry_after=1)
@@ -81,8 +92,8 @@ def exception_handler(error: Exception, _context: dict[str, Any]) -> Response | 
         refusal = ApiError(
             error.status_code, code, str(error.detail), retry_after=math.ceil(wait) if wait is not None else None
         )
-        return _response(refusal, headers)
-    return _response(error, {}) if isinstance(error, ApiError) else None
+        return refusal, headers
+    return (error, {}) if isinstance(error, ApiError) else None
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

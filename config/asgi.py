@@ -3,6 +3,7 @@
 import codecs
 import gc
 import os
+from collections.abc import Awaitable
 from typing import cast
 
 from django.conf import settings
@@ -30,18 +31,18 @@ live = LiveConsumer.as_asgi()
 waiting = {"/api/stream": stream, "/api/poll": poll, "/api/client-messages/receive": receive_messages}
 
 
-async def _route(scope: Scope, receive: Receive, send: Send) -> None:
+def _route(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
     """What waits is answered here, before Django: a waiting Django view holds a thread."""
     if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
-    elif scope["type"] == "websocket":
-        if scope["path"] == "/ws/":
-            await live(scope, receive, send)
-        else:
-            await receive()
-            await send({"type": "websocket.close", "code": 1000})
-    else:
-        await _endpoint(scope)(scope, receive, send)
+        return _lifespan(receive, send)
+    if scope["type"] == "websocket":
+        return live(scope, receive, send) if scope["path"] == "/ws/" else _close(receive, send)
+    return _endpoint(scope)(scope, receive, send)
+
+
+async def _close(receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "websocket.close", "code": 1000})
 
 
 def _endpoint(scope: Scope) -> Application:

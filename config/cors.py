@@ -28,12 +28,8 @@ def cors(application: Application) -> Application:
         if scope["type"] != "http" or not scope["path"].startswith(API):
             await application(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        origin = headers.get(b"origin", b"")
-        allowed: Headers = []
-        if origin.decode("latin-1") in settings.ALLOWED_ORIGINS:
-            allowed = [(b"access-control-allow-origin", origin)]
-        if scope["method"] == "OPTIONS" and origin and b"access-control-request-method" in headers:
+        allowed = _allowed(scope)
+        if _is_preflight(scope):
             await _answer_preflight(send, allowed)
             return
 
@@ -46,6 +42,19 @@ def cors(application: Application) -> Application:
         await application(scope, receive, telling)
 
     return guarded
+
+
+def _allowed(scope: Scope) -> Headers:
+    origin = dict(scope["headers"]).get(b"origin", b"")
+    is_ours = origin.decode("latin-1") in settings.ALLOWED_ORIGINS
+    return [(b"access-control-allow-origin", origin)] if is_ours else []
+
+
+def _is_preflight(scope: Scope) -> bool:
+    if scope["method"] != "OPTIONS":
+        return False
+    headers = dict(scope["headers"])
+    return bool(headers.get(b"origin")) and b"access-control-request-method" in headers
 
 
 async def _answer_preflight(send: Send, allowed: Headers) -> None:

@@ -8,7 +8,17 @@ from typing import Any
 
 import structlog
 
-OURS = ("accounts", "adapters", "config", "demo", "leaderboards", "notifications", "presence", "realtime")
+OURS = (
+    "accounts",
+    "adapters",
+    "config",
+    "demo",
+    "leaderboards",
+    "notifications",
+    "presence",
+    "realtime",
+    "sessions_app",
+)
 
 # Where a credential may stand: in a query parameter, subprotocol, header, cookie or login link; a key or JWT anywhere.
 _CREDENTIALS = re.compile(

@@ -10,6 +10,7 @@ from drf_spectacular.utils import Direction
 
 from adapters.fetch_shapes import ClientMessages, ReceiveRequest
 from notifications.event_shapes import Items
+from sessions_app.shapes import ReceivedMessages, SessionReceive
 
 REFERENCE = "#/components/schemas/{name}"
 
@@ -53,22 +54,35 @@ def add_waiting_endpoints(result: dict[str, Any], **_options: Any) -> dict[str, 
     result["paths"]["/api/poll"] = {
         "get": _operation("poll", "Long poll", [topics, since, wait], {"application/json": {"schema": reply}})
     }
-    (asked, received), shapes = msgspec.json.schema_components([ReceiveRequest, ClientMessages], ref_template=REFERENCE)
-    result["components"]["schemas"] |= shapes
-    result["paths"]["/api/client-messages/receive"] = {
-        "post": {
-            **_operation(
-                "receive_client_messages",
-                "Receive messages that nobody fetches by push; they come again unless they are acknowledged in time",
-                [],
-                {"application/json": {"schema": received}},
-                refusals=(400, 401, 403, 404, 405, 413, 415, 429, 503),
-            ),
-            "requestBody": {"content": {"application/json": {"schema": asked}}},
-        }
-    }
+    result["paths"]["/api/client-messages/receive"] = _receive(
+        result,
+        "receive_client_messages",
+        "Receive messages that nobody fetches by push; they come again unless they are acknowledged in time",
+        ReceiveRequest,
+        ClientMessages,
+    )
+    result["paths"]["/api/sessions/{session}/receive"] = _receive(
+        result,
+        "receive_from_session",
+        "Receive what came in for a session that polls; it comes again unless it is acknowledged in time",
+        SessionReceive,
+        ReceivedMessages,
+        {"name": "session", "in": "path", "required": True, "schema": {"type": "string"}},
+    )
     add_topic_poll(result)
     return result
+
+
+def _receive(
+    result: dict[str, Any], name: str, summary: str, asks: type, gets: type, *parameters: dict[str, Any]
+) -> dict[str, Any]:
+    (asked, received), shapes = msgspec.json.schema_components([asks, gets], ref_template=REFERENCE)
+    result["components"]["schemas"] |= shapes
+    refusals = (400, 401, 403, 404, 405, 413, 415, 429, 503)
+    operation = _operation(
+        name, summary, list(parameters), {"application/json": {"schema": received}}, refusals=refusals
+    )
+    return {"post": {**operation, "requestBody": {"content": {"application/json": {"schema": asked}}}}}
 
 
 def add_topic_poll(result: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ class Sessions(Struct):
     next: str | None
 
 
-class ReceiveRequest(Struct, forbid_unknown_fields=True, omit_defaults=True):
+class SessionReceive(Struct, forbid_unknown_fields=True, omit_defaults=True):
     wait: Annotated[int, Meta(ge=0, le=20, description="Seconds to wait while there is nothing.")] = 0
     max: Annotated[int, Meta(ge=1, le=10)] = 10
     visibility: Annotated[

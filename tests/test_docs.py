@@ -28,7 +28,17 @@ ROOT = Path(__file__).parents[1]
 README, SETTINGS, PROTOCOL = ROOT / "README.md", ROOT / "docs/settings.md", ROOT / "docs/protocol.md"
 NOTIFICATIONS, IDENTITY = ROOT / "docs/notifications.md", ROOT / "docs/identity.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-ROOMS = ("accounts", "adapters", "config", "demo", "leaderboards", "notifications", "presence", "realtime")
+ROOMS = (
+    "accounts",
+    "adapters",
+    "config",
+    "demo",
+    "leaderboards",
+    "notifications",
+    "presence",
+    "realtime",
+    "sessions_app",
+)
 ROOMS_THAT_COUNT = ("adapters", "presence", "realtime", "sessions_app")
 
 EXAMPLE_URL = "http://127.0.0.1:8000"
