@@ -193,12 +193,15 @@ def test_what_not_every_stage_needs_is_there_when_it_is_asked_for(aws: "Aws", st
     from tests.emulators.cloudformation import Stack
 
     stream = "arn:aws:kinesis:us-east-1:123456789012:stream/clicks"
-    more = Stack(aws, ENDPOINT, "key", stage="pr", CeleryOnSqs="true", ReadStream=stream)
+    more = Stack(aws, ENDPOINT, "key", stage="pr", CeleryOnSqs="true", BrowserQueues="true", ReadStream=stream)
     celery = {f"fanfare-pr-{name}" for name in ("celery", "celery-tasks", "celery-outside")}
     assert {name for name in names(aws) if "celery" in name} == celery | {"fanfare-pr-celery-dead"}
     assert not [arn for arn in resources(stack) if "celery" in arn or "kinesis" in arn]
     assert {arn.rpartition(":")[2] for arn in resources(more) if "celery" in arn} == celery
     assert stream in resources(more)
+    assert {arn.rpartition(":")[2] for arn in resources(more) if "session" in arn} == {"fanfare-pr-session-*"}
+    assert more.outputs["BrowserRoleArn"] == "arn:aws:iam::123456789012:role/fanfare-pr-browsers"
+    assert more.outputs["BrowserRoleArn"] in resources(more)
     sqs = aws.client("sqs")
     for name in celery:
         url = sqs.get_queue_url(QueueName=name)["QueueUrl"]

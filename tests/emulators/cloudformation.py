@@ -33,11 +33,12 @@ class Stack:
         self._physical: dict[str, str] = {}
         self._attributes: dict[tuple[str, str], str] = {}
         self._undo: list[Callable[[], Any]] = []
-        self.template["Resources"] = {
-            name: one
-            for name, one in self.template["Resources"].items()
-            if "Condition" not in one or self._holds(self.template["Conditions"][one.pop("Condition")])
-        }
+        for section in ("Resources", "Outputs"):
+            self.template[section] = {
+                name: one
+                for name, one in self.template[section].items()
+                if "Condition" not in one or self._holds(self.template["Conditions"][one.pop("Condition")])
+            }
         self._make_what_moto_knows()
         self._make_the_rest()
         self.outputs = {name: self.value(one["Value"]) for name, one in self.template["Outputs"].items()}
