@@ -100,9 +100,12 @@ def cursor(request: Request, shape: type[T]) -> T | None:
     if text is None:
         return None
     try:
-        return msgspec.json.decode(base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)), type=shape)
+        place = msgspec.json.decode(base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)), type=shape)
     except (ValueError, msgspec.DecodeError):
-        raise wrong("cursor", "the `next` of an earlier page") from None
+        place = None
+    if place is None or any(isinstance(part, str) and "\0" in part for part in cast(tuple[Any, ...], place)):
+        raise wrong("cursor", "the `next` of an earlier page")
+    return place
 
 
 PAGES = [

@@ -34,6 +34,12 @@ class Eraser(Protocol):
     def __call__(self, user: str) -> bool: ...
 
 
+class Mover(Protocol):
+    """A function of USER_MOVERS: lets a room know in the transaction which account a user has left for which."""
+
+    def __call__(self, user: str, before: str | None, after: str | None) -> None: ...
+
+
 def ensure(ids: Iterable[str]) -> None:
     """Makes users known that are targets, in the caller's transaction: at most one statement, mostly none."""
     version = _accounts.version
@@ -141,7 +147,10 @@ def _make(user: str, account: str | None, moved_at: datetime) -> tuple[User, boo
 
 def _move(row: User, account: str | None, moved_at: datetime) -> None:
     """Live connections are in the old account's topics: they come back, into the new one's."""
-    row.account_id, row.moved_at = account, moved_at
+    before, row.account_id, row.moved_at = row.account_id, account, moved_at
     row.save(update_fields=["account", "moved_at"])
+    for path in settings.USER_MOVERS:
+        mover: Mover = import_string(path)
+        mover(row.id, before, account)
     # Not those of the credential that has moved the user, nor newer ones.
     revocations.close(f"user:{row.id}", Reason.MOVED, issued_until=moved_at - timedelta(milliseconds=1))

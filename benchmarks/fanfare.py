@@ -113,7 +113,7 @@ def uvicorn(application: str, port: int, protocol: str, *more: str) -> list[str]
     return [
         *(sys.executable, "-m", "uvicorn", application, "--port", str(port), "--ws", protocol, *more),
         *("--loop", "uvloop", "--no-access-log", "--log-level", "warning", "--ws-per-message-deflate", "false"),
-        *("--timeout-keep-alive", "60"),  # Publishers may pause.
+        *("--no-proxy-headers", "--timeout-keep-alive", "60"),  # Publishers may pause.
         *("--ws-ping-interval", "25", "--ws-ping-timeout", "10", "--ws-max-size", "65536"),
     ]
 

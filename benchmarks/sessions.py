@@ -17,7 +17,7 @@ from benchmarks.report import Table, quantile
 
 WAITING, WARM = 10_000, 500
 ROWS = 100_000
-TO_ONE, TO_ALL = 300, 2
+TO_ONE, TO_ALL = 200, 2
 OPENING_SECONDS = 75.0  # The first time costs most: users become known, and topics are joined.
 SETTLE_SECONDS = 22.0  # All have asked again meanwhile.
 
@@ -29,12 +29,13 @@ def sessions(folder: Path) -> Table:
     )
     with fanfare(folder) as server:
         _script(_settings(server), "make", str(WAITING))
-        each, one, all_of_them = asyncio.run(_wait(server))
+        each, one, all_of_them, refused = asyncio.run(_wait(server))
     for name, late in (("a message to one user", one), ("a broadcast to all", all_of_them)):
         table.add(name, *(quantile(late, share) for share in (0.5, 0.95, 0.99)), max(late))
     table.at_most("memory of one that waits", each / 1024, 20, " KB")
-    opened, row, purged = _rows(folder)
+    table.at_most("refused, in all", refused, 0)
     table.at_most("a message to one user, p99", quantile(one, 0.99), 2000, " ms")
+    opened, row, purged = _rows(folder)
     table.notes.append(
         f"{ROWS:,} sessions: {row:,.0f} bytes each; {opened:,.0f} opened a second, {purged:,.0f} purged."
     )
@@ -44,8 +45,8 @@ def sessions(folder: Path) -> Table:
     return table
 
 
-async def _wait(server: Server) -> tuple[float, list[float], list[float]]:
-    """Bytes for each, and milliseconds of a message to one, and to all."""
+async def _wait(server: Server) -> tuple[float, list[float], list[float], int]:
+    """Bytes for each, milliseconds of a message to one, and to all, and how many requests were refused."""
     expires = int(time.time()) + 3600
     claims = [{"iss": "fanfare", "sub": f"u{number}", "account": "acme", "exp": expires} for number in range(WAITING)]
     tokens = [(f"s{number}", jwt.encode(claim, SIGNING_KEY, "HS256")) for number, claim in enumerate(claims)]
@@ -67,9 +68,7 @@ async def _wait(server: Server) -> tuple[float, list[float], list[float]]:
             await asyncio.to_thread(post, f'{{"to":{{"all":true}},"data":{text()}}}')
             all_of_them += await pollers.until_arrived(WAITING, 60.0)
             await asyncio.sleep(SETTLE_SECONDS)
-        if refused := sum(poller.refused for poller in pollers.all):
-            raise RuntimeError(f"{refused} requests were refused")
-        return each, one, all_of_them
+        return each, one, all_of_them, sum(poller.refused for poller in pollers.all)
     finally:
         pollers.close()
 

@@ -96,6 +96,7 @@ USER_ERASERS = [
     "leaderboards.erasure.erase_user",
     "sessions_app.erasure.erase_user",
 ]
+USER_MOVERS = ["sessions_app.sessions.move"]
 AUDIT_DAYS = env.int("AUDIT_DAYS", default=365)
 CREDENTIAL_MAX_DAYS = env.int("CREDENTIAL_MAX_DAYS", default=31)
 RATE_SERVICE = env.str("RATE_SERVICE", default="1000/s")
@@ -381,7 +382,11 @@ CELERY_BEAT_SCHEDULE |= {
 # --- Browser sessions -----------------------------------------------------------------------------
 
 SESSION_TTL = env.int("SESSION_TTL", default=3600)
+if SESSION_TTL < 60:
+    raise ImproperlyConfigured("SESSION_TTL: a session lives for a minute at least.")
 SESSION_ROLE_ARN = env.str("SESSION_ROLE_ARN", default="")
+if SESSION_ROLE_ARN and not re.fullmatch(r"arn:[a-z-]+:iam::\d{12}:role/\S+", SESSION_ROLE_ARN):
+    raise ImproperlyConfigured("SESSION_ROLE_ARN: write arn:aws:iam::<account>:role/<name>.")
 SESSION_CHUNK = env.int("SESSION_CHUNK", default=500)
 SESSION_SENDS_AT_ONCE = env.int("SESSION_SENDS_AT_ONCE", default=32)
 SESSION_PROCESSES = env.int("SESSION_PROCESSES", default=1)

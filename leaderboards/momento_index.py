@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
-from adapters.momento.clients import ANSWER_SECONDS, Failed, calls, default_cache
 from django.conf import settings
 
 from adapters.base import Misconfigured
+from adapters.momento.clients import ANSWER_SECONDS, Failed, calls, default_cache
 from leaderboards.bulk import chunks
 from leaderboards.ranking import Missing, Unavailable, WindowKey
 

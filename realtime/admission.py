@@ -19,7 +19,7 @@ from accounts.throttles import throttle, throttle_address
 from realtime import metrics
 from realtime.asgi import Scope
 from realtime.authorizers import refusals, require
-from realtime.connections import Connection
+from realtime.connections import Closable
 from realtime.database import in_database
 from realtime.mutes import NOTHING, Mute
 
@@ -54,7 +54,7 @@ class Gate:
     handshakes: Bucket = field(
         default_factory=lambda: Bucket(settings.HANDSHAKES_PER_SECOND, 2 * settings.HANDSHAKES_PER_SECOND)
     )
-    connections: set[Connection] = field(default_factory=set)
+    connections: set[Closable] = field(default_factory=set)
     draining: bool = False
     inside: int = 0
     users: Counter[str] = field(default_factory=Counter)

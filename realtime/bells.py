@@ -6,13 +6,11 @@ bus loses is not noticed, except while it is down, so nobody waits without looki
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from realtime import bus
-from realtime.frames import Event
-from realtime.log import Log, Position
+from realtime.log import Log
 
 JOIN_SECONDS = 0.25  # For the bus to let a topic join. Who waits is rung for again when it does so later.
 LINGER_SECONDS = 30.0  # Those who wait soon come back: so long a bell stays where it is.
@@ -21,19 +19,36 @@ RUNG_AT_ONCE = 500  # Then the loop has its turn.
 _SIGNAL = "signal."
 
 
-class Waiting(Protocol):
-    """`bells`: the names that it waits for."""
+Place = tuple[str | None, int]
+"""The epoch and the head of a log."""
 
-    bells: Sequence[str]
+
+class Waiting(Protocol):
+    """`bells`: those that it waits for; kept by Bells."""
+
+    bells: "Sequence[Bell]"
 
     def ring(self) -> None: ...
 
 
-@dataclass(slots=True)
-class _Bell:
-    waiting: set[Waiting] = field(default_factory=set)
-    rung_at: float = math.inf  # The loop's time; the last join counts, too. Never as long as it is not joined.
-    position: Position | None = None  # Where the log was seen to be, while the bus was down.
+@dataclass(slots=True, eq=False)
+class Bell:
+    name: str
+    waiting: Collection[Waiting] = ()  # Mostly one: a set takes three times as much as all the rest.
+    rung_at: float = math.inf  # The loop's time; the last join counts, too.
+    place: Place | None = None  # Where the log was when somebody looked first.
+
+    def add(self, one: Waiting) -> None:
+        if isinstance(self.waiting, set):
+            self.waiting.add(one)
+        else:
+            self.waiting = {*self.waiting, one} if self.waiting else (one,)
+
+    def remove(self, one: Waiting) -> None:
+        if isinstance(self.waiting, set):
+            self.waiting.discard(one)
+        else:
+            self.waiting = ()
 
 
 class Bells:
@@ -41,7 +56,7 @@ class Bells:
         self._log = log
         self._join = join
         self._leave = leave
-        self._bells: dict[str, _Bell] = {}
+        self._bells: dict[str, Bell] = {}
         self._deserted: dict[str, float] = {}  # Since when, the longest first.
         self._timer: asyncio.TimerHandle | None = None
 
@@ -51,27 +66,33 @@ class Bells:
     def names(self) -> Iterable[str]:
         return self._bells.keys()
 
-    async def hang(self, one: Waiting, names: Sequence[str], since: float) -> bool:
+    async def hang(self, one: Waiting, names: Mapping[str, Place | None], since: float) -> bool:
         """From now on whatever comes in these topics, and no others, rings -> whether nothing did since this time.
 
-        If something may have, the caller has to look once more. `take_down` ends it.
+        If something may have, the caller has to look once more. `names`: with where the log was when they looked, if
+        it is in one. `take_down` ends it.
         """
-        if one.bells == names:
+        if [bell.name for bell in one.bells] == list(names):
+            for bell in one.bells:
+                bell.place = names[bell.name] if len(bell.waiting) == 1 else bell.place
             return True
         self.take_down(one)
-        one.bells = names
-        joining = [joined for name in names if (joined := self._hang(one, name)) and not joined.done()]
+        joining = [joined for name in names if (joined := self._put_up(name)) and not joined.done()]
+        one.bells = tuple([self._bells[name] for name in names])
+        for bell in one.bells:
+            bell.place = bell.place if bell.waiting else names[bell.name]
+            bell.add(one)
+            self._deserted.pop(bell.name, None)
         if joining:
             await asyncio.wait(joining, timeout=JOIN_SECONDS)
-        return all(self._bells[name].rung_at < since for name in names)
+        return all(bell.rung_at < since for bell in one.bells)
 
     def take_down(self, one: Waiting) -> None:
         now = asyncio.get_running_loop().time()
-        for name in one.bells:
-            waiting = self._bells[name].waiting
-            waiting.discard(one)
-            if not waiting:
-                self._deserted[name] = now
+        for bell in one.bells:
+            bell.remove(one)
+            if not bell.waiting:
+                self._deserted[bell.name] = now
         one.bells = ()
         if self._deserted and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._tidy)
@@ -87,24 +108,23 @@ class Bells:
         mine = [name for name in names if name in self._bells]
         positions = await self._log.positions([name for name in mine if not name.startswith(_SIGNAL)])
         for name in mine:
-            position, bell = positions.get(name), self._bells.get(name)
-            if bell and (position is None or position != bell.position):
-                bell.position = position
+            bell, found = self._bells.get(name), positions.get(name)
+            place = (found.epoch, found.head) if found else None
+            if bell and (place is None or place != bell.place):
+                bell.place = place
                 self.ring(name)
 
     def close(self) -> None:
         if self._timer:
             self._timer.cancel()
 
-    def _hang(self, one: Waiting, name: str) -> asyncio.Future[None] | None:
+    def _put_up(self, name: str) -> asyncio.Future[None] | None:
         """-> when it is joined, if it was not here yet."""
-        self._deserted.pop(name, None)
-        if bell := self._bells.get(name):
-            bell.waiting.add(one)
+        if name in self._bells:
             return None
-        self._bells[name] = _Bell({one})
+        self._bells[name] = Bell(name)
         joined = self._join(name)
-        joined.add_done_callback(lambda joined: joined.cancelled() or self.ring(name))
+        joined.add_done_callback(lambda joined: None if joined.cancelled() else self.ring(name))
         return joined
 
     def _tidy(self) -> None:
@@ -118,13 +138,8 @@ class Bells:
             self._leave(name)
 
 
-def signal(keys: Iterable[str]) -> None:
-    """Rings the bells of this name, `signalled(key)`, in all processes. What is not heard is lost."""
-    bus.publish([Event(signalled(key), b"") for key in keys])
-
-
 def signalled(key: str) -> str:
-    """The name of a bell for which there is no topic."""
+    """The name of a bell for which there is no topic: `bus.signal` rings it."""
     return _SIGNAL + key
 
 

@@ -21,6 +21,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from realtime import metrics
+from realtime.bells import signalled
 from realtime.frames import Event
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,11 @@ def publish(events: Iterable[Event]) -> None:
     Beyond BUS_QUEUE_EVENTS waiting events, further ones are dropped and counted.
     """
     _publisher().put(list(events))
+
+
+def signal(keys: Iterable[str]) -> None:
+    """Rings the bells of these names (`bells.signalled`) in all processes. What is not heard is lost."""
+    publish(Event(signalled(key), b"") for key in keys)
 
 
 def group(topic: str) -> str:

@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from realtime import metrics
 from realtime.asgi import Send
@@ -17,6 +17,12 @@ from realtime.protocol import CloseCode, closed
 SEND_TIMEOUT = 10.0  # Seconds that a client may take to make room for one write.
 BEHIND_BYTES = 64 * 1024  # From here a reader gets no state update but the newest.
 BEHIND_SECONDS = 10.0  # A reader that lacks what was written so long ago is too slow.
+
+
+class Closable(Protocol):
+    """What draining and revocation end."""
+
+    def close(self, code: CloseCode, reason: str) -> None: ...
 
 
 class Connection(ABC):

@@ -228,11 +228,11 @@ class Hub:
 
         `doubt`: events may have been lost, so recent ones are not served from memory any more, and bells are checked.
         """
-        if doubt:
-            await self.bells.check(names)
         topics = [self._topics[name] for name in names if name in self._topics]
         for topic in topics if doubt else ():
             topic.forget_recent()
+        if doubt:
+            await self.bells.check(names)
         before = {topic: topic.position for topic in topics if topic.position is not None}
         if not before:
             return

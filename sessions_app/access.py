@@ -76,10 +76,12 @@ def _queue(session: BrowserSession) -> str:
         return session.queue_url
     if session.queue_url or not session.queue_name:  # A name that is gone cannot be taken again at once.
         name, before = queues.new_name(), session.queue_name
-        if BrowserSession.objects.filter(pk=session.pk, queue_name=before).update(queue_name=name, queue_url=""):
-            session.queue_name = name
-        else:  # Two at once: both make the same.
-            session.refresh_from_db(fields=["queue_name"])
+        row = BrowserSession.objects.filter(pk=session.pk)
+        if not row.filter(queue_name=before).update(queue_name=name, queue_url=""):  # Two at once: both make the same.
+            name = row.values_list("queue_name", flat=True).first() or ""
+        if not name:
+            raise unknown()
+        session.queue_name = name
     return queues.make(session.queue_name, session.retention)
 
 

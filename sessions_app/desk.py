@@ -25,9 +25,11 @@ class Desk:
 
     async def receive(self, ask: Receive) -> Handed:
         """What is handed out, if there is anything. Raises ApiError 404 and 503."""
-        handed = await self._ask(ask)
-        assert isinstance(handed, Handed)
-        return handed if handed.messages or not handed.more else await self.receive(ask)
+        while True:
+            handed = await self._ask(ask)
+            assert isinstance(handed, Handed)
+            if handed.messages or not handed.more:
+                return handed
 
     async def settle(self, ask: Settle) -> list[str]:
         """The receipts that held. Raises ApiError 404 and 503."""

@@ -31,6 +31,7 @@ OWED = timedelta(hours=1)  # For so long a message is tried.
 LATE = timedelta(seconds=10)  # What was finished just before a session was made, it gets too.
 BACKOFF_MAX = 60.0  # Seconds.
 ROWS_AT_ONCE = 500
+SENDS_SPREAD_AT_ONCE = 200_000  # Or those of one dispatch: all of them are in memory.
 COUNTS = ("sent", "gone", "failed")
 
 LOOKED_UP_BY = {"session": "topic", "user": "user", "account": "account"}  # The column, by the kind of a topic.
@@ -96,12 +97,23 @@ def spread() -> int:
         now = timezone.now()
         rows = list(_unlocked(Dispatch.objects.filter(spread_at=None)).order_by("id")[:ROWS_AT_ONCE])
         listeners = _listeners({row.topic for row in rows})
+        rows = list(_bounded(rows, listeners))
         chunks = [_chunk(row, ids, now) for row in rows for ids in _parts(listeners[row.topic], settings.SESSION_CHUNK)]
         Chunk.objects.bulk_create(chunks, batch_size=ROWS_AT_ONCE)
         Dispatch.objects.filter(pk__in=[row.pk for row in rows]).update(spread_at=now)
         unheard = [row.pk for row in rows if not listeners[row.topic]]
         Dispatch.objects.filter(pk__in=unheard).update(finished_at=now)
     return len(rows)
+
+
+def _bounded(rows: Iterable[Dispatch], listeners: Mapping[str, Sequence[str]]) -> Iterator[Dispatch]:
+    sends = 0
+    for row in rows:
+        sends += len(listeners[row.topic])
+        if sends <= SENDS_SPREAD_AT_ONCE or sends == len(listeners[row.topic]):
+            yield row
+        else:
+            return
 
 
 def _listeners(topics: Collection[str]) -> Mapping[str, list[str]]:

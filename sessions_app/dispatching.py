@@ -31,6 +31,7 @@ from sessions_app.access import key_of
 from sessions_app.dispatches import Notice, Result
 from sessions_app.envelopes import Letter, sealed
 from sessions_app.models import BrowserSession, Chunk, Dispatch
+from sessions_app.sessions import topics_of
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +202,7 @@ def _calls(load: Load) -> Iterator[Call]:
         for id in result.chunk.sessions:
             owed[id].append(result.chunk)
     live = BrowserSession.objects.filter(expires_at__gt=timezone.now())
-    sessions = live.only("user", "queue_url", "key", "last_seen_at").in_bulk(list(owed))
+    sessions = live.only("user", "account", "topic", "queue_url", "key", "last_seen_at").in_bulk(list(owed))
     mutes = preferences.muted_by({session.user for session in sessions.values()})
     for id, chunks in owed.items():
         session = sessions.get(id)
@@ -210,7 +211,7 @@ def _calls(load: Load) -> Iterator[Call]:
             mail = mails.get(chunk.dispatch_id)
             if mail is None or (session and (session.user in mail.exclude or mail.type in mutes[session.user])):
                 continue
-            if session is None:
+            if session is None or mail.letter.topic not in topics_of(session):  # Or it is another one of this id.
                 load.note(chunk.pk, id, GONE)
             elif not session.key:
                 load.note(chunk.pk, id, NO_QUEUE)

@@ -20,7 +20,7 @@ from accounts.errors import ApiError
 from notifications import preferences
 from notifications.log import message_event
 from notifications.models import Message
-from realtime import bells, protocol
+from realtime import bus, protocol
 from sessions_app import notices
 from sessions_app.models import BrowserSession
 from sessions_app.notices import Taker
@@ -106,8 +106,9 @@ def serve(asks: Sequence[Ask]) -> list[Answer]:
             queue.advance()
         bodies = _bodies(lent, asking.values())
         _write([queue for pk, queue in queues.items() if pk not in idle and _is_news(queue, pk in asking, now)], now)
+    _see([queue for _place, _ask, queue in receives if queue.row.pk in idle], now)
     if with_room:
-        bells.signal(with_room)
+        bus.signal(with_room)
     notices = _notices([(queue, ask.most - len(some)) for (_, ask, queue), some in zip(receives, lent, strict=True)])
     for (place, _ask, queue), some, told in zip(receives, lent, notices, strict=True):
         answers[place] = _handed(queue, some, bodies, told)
@@ -134,7 +135,7 @@ def _idle(asks: Sequence[Ask], now: datetime) -> dict[str, Queue]:
     found = _queues({ask.session for ask in asks} - settling, now)
     queues = {row.pk: Queue(row, load(row.state)) for row in found}
     busy = has_news(queues.values(), now)
-    return {pk: queue for pk, queue in queues.items() if pk not in busy and not _is_news(queue, True, now)}
+    return {pk: queue for pk, queue in queues.items() if pk not in busy and dump(queue.state) == queue.row.state}
 
 
 def _lock(sessions: Collection[str], now: datetime) -> dict[str, Queue]:
@@ -163,12 +164,17 @@ def _notices(rooms: Sequence[tuple[Queue, int]]) -> list[list[bytes]]:
     """What is not stored, for each of these sessions, as much as there is room for."""
     if not rooms:
         return []
-    found = notices.take([Taker(queue.row.pk, list(queue.state.at), room) for queue, room in rooms])
+    found = notices.take([Taker(_place(queue), list(queue.state.at), room) for queue, room in rooms])
     mutes = preferences.muted_by({queue.row.user for queue, _room in rooms}) if any(found) else {}
     return [
         [e.body for e in some if queue.row.user not in e.exclude and e.type not in mutes[queue.row.user]]
         for (queue, _room), some in zip(rooms, found, strict=True)
     ]
+
+
+def _place(queue: Queue) -> str:
+    """Under which a session's place is kept: one that is new of an id that was another's does not go on from there."""
+    return f"{queue.row.pk} {queue.row.created_at.timestamp()}"
 
 
 def _handed(queue: Queue, lent: Sequence[Lent], bodies: Mapping[str, bytes], told: Sequence[bytes]) -> Handed:
@@ -186,6 +192,13 @@ def _handed(queue: Queue, lent: Sequence[Lent], bodies: Mapping[str, bytes], tol
 def _is_news(queue: Queue, heard_of: bool, now: datetime) -> bool:
     """Whether a session is to be written. `heard_of`: that is news too, once a minute."""
     return dump(queue.state) != queue.row.state or (heard_of and is_unseen(queue.row, now))
+
+
+def _see(queues: Sequence[Queue], now: datetime) -> None:
+    """Sessions that were heard of, and no more: one statement, so that others who write do not have to wait."""
+    if unseen := [queue.row.pk for queue in queues if is_unseen(queue.row, now)]:
+        found = BrowserSession.objects.filter(pk__in=unseen, expires_at__gt=now)
+        found.update(last_seen_at=now, expires_at=now + timedelta(seconds=settings.SESSION_TTL))
 
 
 def _write(queues: Sequence[Queue], now: datetime) -> None:

@@ -11,7 +11,8 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from accounts.errors import ApiError
-from notifications.history import positions
+from notifications.erasure import forget
+from notifications.history import MISSING, positions
 from realtime.topics import topic_for
 from sessions_app import access, dispatches, queues, state
 from sessions_app.models import BrowserSession
@@ -49,7 +50,7 @@ def open_session(
     wanted.topic = topic_for("session", wanted.id)
     with transaction.atomic():
         if transport == Transport.POLL:
-            wanted.state = state.begin(positions(topics_of(wanted)))
+            wanted.state = state.begin({**positions(topics_of(wanted)), wanted.topic: MISSING})
         expired = BrowserSession.objects.filter(pk=wanted.pk, expires_at__lte=now)
         expired.exclude(user=user, transport=transport).delete()
         BrowserSession.objects.bulk_create([wanted], ignore_conflicts=True)
@@ -58,17 +59,29 @@ def open_session(
             raise ApiError(409, "session_taken", "A session of this id is another user's: choose another id.")
         if kept.transport != transport:
             raise ApiError(409, "wrong_state", f"The session has transport {kept.transport}: destroy it first.")
-        new = kept.created_at == now
+        new, had_ended = kept.created_at == now, kept.expires_at <= now
         if not new:
-            kept.account, kept.retention, kept.address, kept.agent = account, retention, address, agent
-            if transport == Transport.POLL:  # Of an account that is new to it, it hears what comes from now on.
-                kept.state = state.followed(kept.state, positions(topics_of(kept)))
+            kept.retention, kept.address, kept.agent = retention, address, agent
+            _place(kept, account)
             _renew(kept, now)
             fields = ["account", "retention", "address", "agent", "state", "last_seen_at", "expires_at"]
             kept.save(update_fields=fields)
-        elif transport == Transport.SQS:
+        else:
+            forget([kept.topic])  # What was for an earlier session of this id, which may have been another user's.
+        if transport == Transport.SQS and (new or had_ended):
             dispatches.join(kept, topics_of(kept))
     return kept, new
+
+
+def move(user: str, before: str | None, after: str | None) -> None:
+    """A user has moved: sessions of the account that they were in hear the other one from now on.
+
+    One of USER_MOVERS: inside the transaction that moves the user.
+    """
+    theirs = BrowserSession.objects.filter(user=user, account=before or "").order_by("pk")
+    for session in theirs.select_for_update():
+        _place(session, after or "")
+        session.save(update_fields=["account", "state"])
 
 
 def renew(session: BrowserSession) -> None:
@@ -94,7 +107,7 @@ def is_unseen(session: BrowserSession, now: datetime) -> bool:
 
 def get(id: str) -> BrowserSession:
     """Raises ApiError 404 for one that is not there, or has expired."""
-    found = live().filter(pk=id).first()
+    found = live().filter(pk=id).first() if id.isprintable() else None
     if found is None:
         raise unknown()
     return found
@@ -144,6 +157,13 @@ def delete_orphans() -> int:
         if time.monotonic() > until:
             break
     return deleted
+
+
+def _place(session: BrowserSession, account: str) -> None:
+    """Of an account that is new to it, it hears what comes from now on."""
+    session.account = account
+    if session.transport == Transport.POLL:
+        session.state = state.followed(session.state, positions(topics_of(session)))
 
 
 def _renew(session: BrowserSession, now: datetime) -> None:

@@ -1,42 +1,38 @@
 """Sessions that wait: a bell wakes them when something comes in for them, and they ask the desk again."""
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from realtime import runtime
+from realtime import metrics, runtime
 from realtime.asgi import Receive as NextMessage
-from realtime.bells import signalled
-from realtime.connections import Connection
-from realtime.frames import bare_bodies
+from realtime.bells import Bell, signalled
 from realtime.protocol import CloseCode
 from realtime.requests import until_gone
 from sessions_app.desk import desk
-from sessions_app.receiving import Handed, Receive, acknowledged
+from sessions_app.receiving import Receive, acknowledged
+from sessions_app.shapes import ReceivedMessage
 
 SHORTEST_WAIT = 0.05  # For what is due again: clocks differ.
 
 
-class Waiter(Connection):
-    """A waiting session, as bells, draining and revocation know it."""
+class Waiter:
+    """A waiting session, as bells, draining and revocation know it. `ended`: why, where it was the server."""
 
-    __slots__ = ("_rung", "_sleep", "bells")
-
-    encoding = staticmethod(bare_bodies)
-    transport = "receive"
+    __slots__ = ("_rung", "_sleep", "bells", "ended")
 
     def __init__(self) -> None:
-        super().__init__(user=None, max_backlog=0)
-        self.bells: Sequence[str] = ()
+        self.bells: Sequence[Bell] = ()
+        self.ended: CloseCode | None = None
         self._rung = False
         self._sleep: asyncio.Timeout | None = None
 
-    def write(self, data: Any) -> None:
-        self.ring()
-
-    def _end(self, code: CloseCode, reason: str) -> None:
-        self.ring()
+    def close(self, code: CloseCode, reason: str) -> None:
+        if self.ended is None:
+            self.ended = code
+            metrics.closes.labels(int(code)).inc()
+            self.ring()
 
     def ring(self) -> None:
         self._rung = True
@@ -59,7 +55,9 @@ class Waiter(Connection):
         return True
 
 
-async def receive_within(waiter: Waiter, ask: Receive, seconds: float, receive: NextMessage) -> tuple[Handed, bool]:
+async def receive_within(
+    waiter: Waiter, ask: Receive, seconds: float, receive: NextMessage
+) -> tuple[Sequence[ReceivedMessage], bool]:
     """What comes in this time, and whether the client has left meanwhile. Raises ApiError 404 and 503.
 
     The waiter may be ended meanwhile.
@@ -72,17 +70,16 @@ async def receive_within(waiter: Waiter, ask: Receive, seconds: float, receive: 
             waiter.is_listening()
             handed = await desk().receive(ask)
             if handed.messages or waiter.ended or loop.time() >= ends_at:
-                return handed, await waiter.sleep(0, receive)
-            if not await bells.hang(waiter, _what_matters(ask, handed), asked_at):
-                continue  # It may have come in between.
-            left = ends_at - loop.time()
-            until_due = max(SHORTEST_WAIT, handed.due - time.time()) if handed.due else left
-            is_gone = await waiter.sleep(min(left, until_due), receive)
+                return handed.messages, await waiter.sleep(0, receive)
+            due = handed.due or math.inf
+            names = {signalled(acknowledged(ask.session)): None} if handed.full else handed.at
+            del handed  # It would take as much memory as all else here.
+            is_quiet = await bells.hang(waiter, names, asked_at)
+            del names
+            if not is_quiet:  # It may have come in between.
+                continue
+            is_gone = await waiter.sleep(min(ends_at - loop.time(), max(SHORTEST_WAIT, due - time.time())), receive)
             if is_gone or waiter.ended or loop.time() >= ends_at:
-                return handed, is_gone
+                return (), is_gone
     finally:
         bells.take_down(waiter)
-
-
-def _what_matters(ask: Receive, handed: Handed) -> Sequence[str]:
-    return (signalled(acknowledged(ask.session)),) if handed.full else tuple(handed.at)

@@ -86,6 +86,13 @@ def test_production_refuses(tmp_path: Path, environment: dict[str, str], reason:
     assert reason in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.parametrize(("name", "text"), [("SESSION_TTL", "59"), ("SESSION_ROLE_ARN", "browsers")])
+def test_what_no_session_could_live_with_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    done = run(tmp_path, "manage.py", "check", **{name: text})
+    assert done.returncode != 0
+    assert f"{name}: " in done.stdout.splitlines()[-1]
+
+
 def test_production_switches_demo_and_debug_off_and_the_safe_cookies_on(tmp_path: Path) -> None:
     assert value(tmp_path, "DEMO") == value(tmp_path, "DEBUG") == "True"
     names = ["DEMO", "DEBUG", "SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE", "SECURE_SSL_REDIRECT"]

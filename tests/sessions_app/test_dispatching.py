@@ -16,7 +16,7 @@ from django.utils import timezone
 from notifications import history, preferences
 from notifications.models import Message
 from realtime.frames import Event
-from sessions_app import access, dispatches, dispatching, notices
+from sessions_app import access, dispatches, dispatching, notices, sessions
 from sessions_app import queues as queues_of_sessions
 from sessions_app.dispatching import Dispatcher
 from sessions_app.models import BrowserSession, Chunk, Dispatch
@@ -184,6 +184,19 @@ def test_a_session_without_a_queue_yet_gets_its_messages_when_it_has_one(queues:
     assert [envelope["messageId"] for envelope in alice.envelopes()] == [id]
 
 
+def test_who_has_taken_over_an_id_or_is_in_another_account_gets_nothing_of_before(queues: Aws) -> None:
+    open_browser(queues, id="tab")
+    moved = open_browser(queues, "carol")
+    owed = send("user.alice", "account.acme")
+    dispatches.spread()
+    BrowserSession.objects.filter(pk="tab").delete()
+    bob = open_browser(queues, "bob", "globex", id="tab")
+    sessions.move("carol", "acme", "globex")
+    dispatch()
+    assert bob.received() == moved.received() == []
+    assert [counts(id) for id in owed] == [(0, 1, 0), (0, 2, 0)]
+
+
 def test_a_session_that_has_expired_or_ended_gets_nothing(queues: Aws, alice: Browser) -> None:
     send("user.alice")
     dispatches.spread()
@@ -204,6 +217,16 @@ def test_a_session_that_comes_late_gets_what_is_under_way(queues: Aws, seconds: 
     dispatch()
     assert late.ids() == ([id] if gets_it else [])
     assert counts(id) == (1 + gets_it, 0, 0)
+
+
+def test_a_session_that_had_expired_gets_what_came_just_before_it_was_made_again(queues: Aws) -> None:
+    browser = open_browser(queues, id="tab")
+    BrowserSession.objects.update(expires_at=timezone.now())
+    owed = send("user.alice")
+    dispatch()
+    again = open_browser(queues, id="tab")
+    dispatch()
+    assert (again.url, again.ids()) == (browser.url, owed)
 
 
 def test_a_session_that_comes_before_others_were_looked_up_gets_it_once(queues: Aws) -> None:
@@ -236,6 +259,15 @@ def test_chunks_have_so_many_sessions(queues: Aws, settings: LazySettings) -> No
     assert list(Chunk.objects.order_by("pk").values_list("size", flat=True)) == [2, 2, 1]
     dispatch()
     assert [browser.ids() for browser in browsers] == [[id]] * 5
+
+
+def test_so_many_sends_are_looked_up_at_once(queues: Aws, alice: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatches, "SENDS_SPREAD_AT_ONCE", 2)
+    others = [open_browser(queues, "bob") for _ in range(2)]
+    send("user.alice", "user.alice", "all", "user.alice")
+    assert [dispatches.spread() for _ in range(4)] == [2, 1, 1, 0]
+    dispatch()
+    assert [len(browser.ids()) for browser in (alice, *others)] == [4, 1, 1]
 
 
 def test_a_message_for_one_does_not_wait_behind_one_for_everybody(queues: Aws, settings: LazySettings) -> None:

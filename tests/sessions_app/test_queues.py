@@ -11,6 +11,7 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
+from accounts.errors import ApiError
 from sessions_app import access, erasure, sessions
 from sessions_app import queues as queues_of_sessions
 from sessions_app.models import BrowserSession, Dispatch
@@ -112,6 +113,15 @@ def test_the_queue_goes_with_its_session(backend: Client, queues: Aws) -> None:
     make(backend, session="tab-2", user="bob")
     expire()
     assert sessions.purge() == 2
+    assert names() == []
+
+
+def test_a_session_that_ends_before_it_has_its_queue_is_not_there(queues: Aws) -> None:
+    session, _new = sessions.open_session("tab-1", "alice", "", "sqs", 3600, "", "")
+    sessions.end(BrowserSession.objects.all())
+    with pytest.raises(ApiError) as refused:
+        access.give(session)
+    assert refused.value.status == 404
     assert names() == []
 
 

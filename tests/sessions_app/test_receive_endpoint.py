@@ -12,6 +12,7 @@ import httpx
 import msgspec
 import pytest
 
+from sessions_app.offering import LENT_MAX
 from tests.realtime.inside import APPLICATION, inside
 from tests.realtime.raw import Raw, http, request
 from tests.servers import Stack, eventually
@@ -136,6 +137,18 @@ def test_what_is_due_again_comes_to_who_waits(stack: Stack, session: str, user: 
     assert first["messageId"] == second["messageId"] == sent
     assert first["receipt"] != second["receipt"]
     assert 4.5 < time.monotonic() - start < 8
+
+
+def test_who_is_full_hears_that_there_is_room_again(stack: Stack, session: str, user: str) -> None:
+    sent = [stack.send({"user": user}, number)["id"] for number in range(LENT_MAX + 1)]
+    lent = [message for _ in range(LENT_MAX // 10) for message in fetch(stack, session, visibility=100)]
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(fetch, stack, session, wait=20, web=1)
+        await_waiting(stack, 1, web=1)
+        start = time.monotonic()
+        assert acknowledge(stack, session, lent[0]["receipt"])
+        assert [one["messageId"] for one in waiting.result(10)] == sent[-1:]
+    assert time.monotonic() - start < 5
 
 
 def test_of_two_who_wait_for_one_session_one_gets_a_message(stack: Stack, session: str, user: str) -> None:

@@ -8,10 +8,14 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts import users
+from accounts.requests import seal_cursor
+from accounts.shapes import UserChange
 from notifications.models import Message
 from sessions_app import sessions
 from sessions_app.models import BrowserSession
 from tests.security.town import bearer, service, user_token
+from tests.sessions_app import receivers
+from tests.sessions_app.receivers import received
 
 pytestmark = pytest.mark.django_db
 
@@ -160,6 +164,18 @@ def test_what_cannot_be_a_session_is_refused(backend: Client, wanted: dict[str, 
     assert make(backend, **wanted).status_code == 400
 
 
+@pytest.mark.parametrize("place", [["a\0"], [7], []])
+def test_a_page_begins_where_an_earlier_one_ended(backend: Client, place: list[Any]) -> None:
+    reply = backend.get("/api/sessions", {"cursor": seal_cursor(*place)})
+    assert (reply.status_code, reply.json()["error"]["fields"].keys()) == (400, {"cursor"})
+
+
+@pytest.mark.parametrize(("method", "path"), [("get", ""), ("delete", ""), ("post", "/renew"), ("post", "/ack")])
+def test_an_id_that_no_session_can_have_is_not_found(backend: Client, method: str, path: str) -> None:
+    reply = getattr(backend, method)(f"/api/sessions/%00{path}", {"receipts": ["x"]}, content_type="application/json")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "unknown_session")
+
+
 def test_lists_are_paged_by_id(backend: Client) -> None:
     for number in range(5):
         make(backend, session=f"tab-{number}", account="acme" if number else "globex")
@@ -208,9 +224,38 @@ def test_its_topic_is_read_by_its_user_only(backend: Client, alice: Client) -> N
     assert bearer(user_token("bob", "acme")).get(path).status_code == 403
 
 
+def test_who_takes_over_an_id_reads_nothing_of_before(backend: Client) -> None:
+    make(backend)
+    send(backend, "tab-1")
+    backend.delete("/api/sessions/tab-1")
+    make(backend, user="bob")
+    assert not Message.objects.exists()
+    id = send(backend, "tab-1").json()["id"]
+    assert [str(one) for one in Message.objects.values_list("pk", flat=True)] == [id] == received("tab-1")
+
+
+def test_made_again_a_session_keeps_what_was_for_it(backend: Client) -> None:
+    make(backend)
+    id = send(backend, "tab-1").json()["id"]
+    make(backend)
+    assert received("tab-1") == [id]
+
+
+def test_sessions_move_with_their_user(backend: Client) -> None:
+    users.change(None, "alice", UserChange(account="acme"))
+    make(backend, session="mine")
+    make(backend, session="elsewhere", account="other")
+    users.change(None, "alice", UserChange(account="globex"))
+    sent = {name: receivers.send(f"account.{name}") for name in ("acme", "globex", "other")}
+    assert received("mine") == sent["globex"]
+    assert received("elsewhere") == sent["other"]
+
+
 def test_sessions_of_who_is_erased_are_gone(backend: Client) -> None:
     make(backend)
+    send(backend, "tab-1")
     make(backend, user="bob", session="his")
     assert backend.delete("/api/users/alice").status_code == 403
     assert users.erase(None, "alice")
     assert [one.pk for one in BrowserSession.objects.all()] == ["his"]
+    assert not Message.objects.exists()
