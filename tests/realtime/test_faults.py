@@ -13,6 +13,7 @@ import pytest
 from channels.layers import get_channel_layer
 
 from realtime import receiver as receiver_module
+from realtime.bells import Bells
 from realtime.bus import group
 from realtime.receiver import Receiver
 from tests.realtime.fakes import in_virtual_time
@@ -227,6 +228,7 @@ class IdleHub:
 
     def __init__(self) -> None:
         self.checked: list[str] = []
+        self.bells = Bells(None, None, None)  # type: ignore[arg-type]  # Nobody hangs one.
 
     def names(self) -> list[str]:
         return []

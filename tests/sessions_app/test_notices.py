@@ -13,6 +13,7 @@ from realtime import redis_scripts
 from realtime.frames import Event
 from realtime.redis_scripts import RedisDown
 from sessions_app import notices
+from sessions_app.models import BrowserSession
 from sessions_app.receiving import Handed, Receive, serve
 from tests.sessions_app.receivers import body, open_one, receive, send
 
@@ -88,6 +89,16 @@ def test_so_many_of_a_topic_are_kept_and_not_for_long(redis: "Redis") -> None:
     lives = {name.decode(): redis.ttl(name) for name in names if not name.endswith(b":seq")}
     assert lives
     assert all(0 < life <= notices.WANTED_SECONDS for life in lives.values()), lives
+
+
+def test_who_takes_over_an_id_is_not_told_what_came_before() -> None:
+    told(open_one("alice", id="taken"))
+    tell("a", topic="session.taken")
+    BrowserSession.objects.all().delete()
+    session = open_one("bob", id="taken")
+    assert told(session) == []
+    tell("b", topic="session.taken")
+    assert told(session) == ["b"]
 
 
 def test_who_is_excluded_or_mutes_the_type_is_not_told() -> None:

@@ -201,6 +201,7 @@ def test_only_a_session_s_user_and_services_with_the_scope_receive(stack: Stack,
     assert refusal(ask(stack, session, key="nonsense")) == (401, "unauthenticated")
     assert refusal(ask(stack, session, key=stack.token("mallory"))) == (404, "unknown_session")
     assert refusal(ask(stack, "nothing", {"wait": 5})) == (404, "unknown_session")
+    assert refusal(ask(stack, "%00")) == (404, "unknown_session")
     assert refusal(ask(stack, f"{session}/more")) == (404, "not_found")
     assert refusal(ask(stack, session, method="GET")) == (405, "method_not_allowed")
     assert refusal(ask(stack, session, content=b"x", headers={"Content-Type": "text/plain"})) == (
@@ -209,6 +210,13 @@ def test_only_a_session_s_user_and_services_with_the_scope_receive(stack: Stack,
     )
     reply = ask(stack, session, key=stack.token(user))
     assert [one["messageId"] for one in reply.json()["messages"]] == [sent]
+
+
+def test_a_session_may_be_called_receive(stack: Stack) -> None:
+    with stack.client() as client:
+        made = client.post("/api/sessions", json={"user": "anybody", "session": "receive"}).json()
+        assert client.get("/api/sessions/receive").json() == made
+        assert ask(stack, "receive").json() == {"messages": []}
 
 
 def test_a_user_who_is_kicked_waits_no_longer_and_gets_nothing(stack: Stack, session: str, user: str) -> None:

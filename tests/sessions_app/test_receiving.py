@@ -12,6 +12,7 @@ from django.utils import timezone
 from notifications import history, preferences
 from notifications.models import Message, Topic
 from sessions_app import offering, sessions
+from sessions_app.desk import Desk
 from sessions_app.models import BrowserSession
 from sessions_app.receiving import Handed, Receive, Settle, serve
 from tests.sessions_app.receivers import body, ids, open_one, receive, received, refusal, send, settle
@@ -152,6 +153,17 @@ def test_where_all_that_was_read_is_passed_over_there_is_more() -> None:
     assert isinstance(second, Handed)
     assert (first.messages, first.more) == ([], True)
     assert (ids(second.messages), second.more) == (good, False)
+
+
+async def test_however_much_is_passed_over_the_desk_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    more = iter([True] * 5000 + [False])
+
+    async def answer(_ask: object) -> Handed:
+        return Handed((), "alice", {}, None, False, next(more))
+
+    desk = Desk()
+    monkeypatch.setattr(desk, "_ask", answer)
+    assert not (await desk.receive(Receive("tab", 10, 30))).more
 
 
 def test_so_much_is_lent_and_then_only_what_is_due_again_until_some_is_acknowledged() -> None:
