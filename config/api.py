@@ -14,7 +14,6 @@ from django.views import defaults
 from rest_framework import exceptions
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
-from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.errors import ApiError
@@ -73,8 +72,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     refusal = _refusal(error)
     if refusal is None:
         return None
-    request: Request = context["request"]
-    logger.debug("Refused: %s %s: %d %s", request.method, request.path, refusal[0].status, refusal[0].code)
+    if request := context.get("request"):
+        logger.debug("Refused: %s %s: %d %s", request.method, request.path, refusal[0].status, refusal[0].code)
     return _response(*refusal)
 
 

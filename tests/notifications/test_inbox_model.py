@@ -267,6 +267,7 @@ def stopped_clock() -> Iterator[None]:
         yield
 
 
+@pytest.mark.timeout(300)  # Half a minute, on a machine that does nothing else.
 def test_the_inbox_is_what_a_naive_model_says(settings: Any) -> None:
     settings.CRITICAL_TYPES = [CRITICAL]
     with stopped_clock():
