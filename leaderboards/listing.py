@@ -114,6 +114,8 @@ def _question(request: Request, place: Place | None) -> Callable[[Window], Liste
     used = [given for way in WAYS if (given := [name for name in way if name in params])]
     if len(used) > 1:
         raise wrong(used[1][0], f"not together with {used[0][0]}: one way at a time")
+    if "size" in params and "around" not in params:
+        raise wrong("size", "only with around")
     if "around" in params:
         name, size = (
             require_id("around", params["around"]),

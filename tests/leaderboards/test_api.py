@@ -761,3 +761,11 @@ def test_settings_are_for_services_that_read(acme: Api) -> None:
     assert service("leaderboards:write").refusal("GET", "leaderboards") == (403, "scope_missing")
     assert Api(None).refusal("GET", "leaderboards") == (401, "unauthenticated")
     assert service("leaderboards:read").does("GET", "leaderboards") == {"boards": [], "next": None}
+
+
+def test_a_size_goes_with_a_name_to_be_around(acme: Api) -> None:
+    path = "leaderboards/sizes"
+    acme.does("POST", f"{path}/p1", {"score": 1})
+    assert acme.refusal("GET", path, size="5") == (400, "malformed")
+    assert acme.refusal("GET", path, size="x") == (400, "malformed")
+    assert names(acme.does("GET", path, around="p1", size=5)) == ["p1"]
