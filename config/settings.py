@@ -223,7 +223,8 @@ CHANNEL_LAYERS = {
 
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default="") or REDIS_URL.replace("unix://", "redis+socket://", 1)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-QUEUES = ("celery", "tasks", "outside", "sessions")
+SESSION_ROLE_ARN = env.str("SESSION_ROLE_ARN", default="")
+QUEUES = ("celery", "tasks", "outside", *(["sessions"] if SESSION_ROLE_ARN else []))
 if SQS_BROKER := CELERY_BROKER_URL.startswith("sqs://"):
     account = CELERY_BROKER_URL.removeprefix("sqs://").strip("/")  # As sqs.eu-west-1.amazonaws.com/123456789012
     if account.count("/") != 1:
@@ -384,7 +385,6 @@ CELERY_BEAT_SCHEDULE |= {
 SESSION_TTL = env.int("SESSION_TTL", default=3600)
 if SESSION_TTL < 60:
     raise ImproperlyConfigured("SESSION_TTL: a session lives for a minute at least.")
-SESSION_ROLE_ARN = env.str("SESSION_ROLE_ARN", default="")
 if SESSION_ROLE_ARN and not re.fullmatch(r"arn:[a-z-]+:iam::\d{12}:role/\S+", SESSION_ROLE_ARN):
     raise ImproperlyConfigured("SESSION_ROLE_ARN: write arn:aws:iam::<account>:role/<name>.")
 SESSION_CHUNK = env.int("SESSION_CHUNK", default=500)
